@@ -1,0 +1,219 @@
+//! What is known about one mesh at one moment. Plain values; whoever observes puts them here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    contract::Contract,
+    names::{ClusterName, MeshName, TrustDomain},
+    plan::Delivery,
+};
+
+/// The `MeshMember` object of a member: namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberKey {
+    /// Its namespace, that of its source.
+    pub namespace: String,
+    /// Its name, that of its source.
+    pub name: String,
+}
+
+impl std::fmt::Display for MemberKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What a cluster is to kof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Role {
+    /// Queries all regions.
+    Management,
+    /// Stores.
+    Region,
+    /// Sends to its region.
+    Child,
+}
+
+/// Something that stands in the way, in words for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Obstacle {
+    /// One `CamelCase` word, as in a Kubernetes condition.
+    pub reason: String,
+    /// Which object, and what is the matter.
+    pub message: String,
+}
+
+impl Obstacle {
+    /// From its two parts.
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+/// Everything known about one mesh.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Facts {
+    /// The mesh.
+    pub mesh: MeshName,
+    /// The trust domain under which each member has its own.
+    pub trust_domain: TrustDomain,
+    /// What may cross gateways.
+    pub contract: Contract,
+    /// Whether the root can sign; if not, why.
+    pub root: Result<RootFacts, Obstacle>,
+    /// The members, also those that leave.
+    pub members: BTreeMap<MemberKey, MemberFacts>,
+}
+
+/// The root that signs intermediates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootFacts {
+    /// Its generation, from 1.
+    pub generation: u32,
+    /// Its certificate, PEM.
+    pub certificate: String,
+}
+
+/// What is known about one member.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberFacts {
+    /// When its object was made: the elder of two that claim one cluster ID keeps it.
+    pub created: Timestamp,
+    /// What it claims to be; if it cannot be that, why.
+    pub claim: Result<Claim, Obstacle>,
+    /// Whether it stays.
+    pub life: Life,
+    /// The way to its API server.
+    pub access: Access,
+    /// Whether its API server answers.
+    pub reach: Reach,
+    /// What was applied there last, whole.
+    pub delivered: Option<Delivered>,
+    /// What hinders applying.
+    pub hindrances: Vec<Obstacle>,
+    /// What its agent reports.
+    pub agent: Option<AgentFacts>,
+    /// The certificates its peers trust it by, newest first: intermediates that the root signed for it.
+    pub anchors: Vec<Anchor>,
+    /// Where its gateway is reached, as last known.
+    pub gateway: BTreeSet<Target>,
+}
+
+/// What a cluster claims to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Its ID.
+    pub cluster: ClusterName,
+    /// Its role.
+    pub role: Role,
+    /// The region it sends to; only a child has one.
+    pub region: Option<ClusterName>,
+    /// Addresses to use in place of those its gateway Service reports.
+    pub gateway_override: BTreeSet<Target>,
+}
+
+/// Whether a member stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It is enrolled.
+    Active,
+    /// It is being removed.
+    Leaving {
+        /// Since when.
+        since: Timestamp,
+        /// A person said not to wait for it.
+        forced: bool,
+        /// Its lifecycle object and its kubeconfig are gone, so there is no cluster left to clean.
+        gone: bool,
+    },
+}
+
+/// The way to an API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Not looked for yet.
+    Unknown,
+    /// A kubeconfig was found and may be used.
+    Found,
+    /// None, or none that may be used.
+    Refused(Obstacle),
+}
+
+/// Whether an API server answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Not asked yet.
+    Unknown,
+    /// It answers, and it is this cluster.
+    Answers {
+        /// UID of its `kube-system` namespace.
+        cluster_uid: String,
+    },
+    /// It does not, or it is not the cluster it should be.
+    Lost(Obstacle),
+}
+
+/// What was applied in a member.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivered {
+    /// What.
+    pub delivery: Delivery,
+    /// `metadata.generation` of its `MeshAgent` afterwards.
+    pub generation: i64,
+}
+
+/// What an agent reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentFacts {
+    /// Why it has no intermediate, if it knows.
+    pub intermediate_obstacle: Option<Obstacle>,
+    /// Its replicas, by pod.
+    pub replicas: BTreeMap<String, ReplicaFacts>,
+}
+
+/// What one replica of an agent reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaFacts {
+    /// The generation of the `MeshAgent` that its Envoy accepted whole.
+    pub accepted: Option<i64>,
+    /// What its Envoy refused last, in Envoy's words.
+    pub rejected: Option<String>,
+    /// Gateways without an address, by region: why.
+    pub unresolved: BTreeMap<ClusterName, Obstacle>,
+    /// Its probes, by region.
+    pub paths: BTreeMap<ClusterName, PathFacts>,
+}
+
+/// The outcome of the probes of one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathFacts {
+    /// Nothing stands in the way, or what does.
+    pub outcome: Result<(), Obstacle>,
+    /// Since when this outcome is the outcome.
+    pub since: Timestamp,
+}
+
+/// A certificate that peers trust a member by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Anchor {
+    /// Generation of the intermediate.
+    pub generation: u32,
+    /// The certificate, PEM.
+    pub certificate: String,
+    /// SHA-256 of its DER, lower-case hex.
+    pub fingerprint: String,
+    /// When it ends.
+    pub not_after: Timestamp,
+}
+
+/// Where a gateway is reached.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Target {
+    /// An IP address or a host name.
+    pub host: String,
+    /// A TCP port.
+    pub port: u16,
+}

@@ -1,0 +1,309 @@
+//! From what is known to what must be true next.
+//!
+//! [`plan`] is total: what is wrong with a member is part of its plan, never an error, and never the
+//! business of another member. Same facts, same plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    conditions::{self, PathReport, Verdict},
+    contract::{Caller, Contract},
+    facts::{Access, Anchor, Claim, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, Role, RootFacts, Target},
+    names::{ClusterName, MeshName, TrustDomain},
+};
+
+/// What must be true of each member.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// By member.
+    pub members: BTreeMap<MemberKey, MemberPlan>,
+}
+
+/// What must be true of one member, and what is told about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberPlan {
+    /// What is to be done.
+    pub action: Action,
+    /// The conditions, in their order; the first that is not true says why.
+    pub verdicts: Vec<Verdict>,
+    /// The paths that begin in this member.
+    pub paths: Vec<PathReport>,
+    /// False while too little is known to say anything: what was said before stays.
+    pub settled: bool,
+}
+
+/// What is to be done in a member.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Nothing may be done there.
+    Wait,
+    /// These things must be there.
+    Deliver(Box<Delivery>),
+    /// Everything of ours must go from there.
+    Withdraw,
+    /// Nothing of ours is left, or nobody waits for it: let go of the object.
+    Release,
+}
+
+/// Everything that must be in a member.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// The mesh.
+    pub mesh: MeshName,
+    /// The member.
+    pub cluster: ClusterName,
+    /// Its role.
+    pub role: Role,
+    /// Its own trust domain.
+    pub trust_domain: TrustDomain,
+    /// The root its intermediate comes from.
+    pub root: RootFacts,
+    /// Whether others reach it: then it has a gateway Service.
+    pub gateway: bool,
+    /// The certificates it trusts each other member by.
+    pub trusts: BTreeMap<ClusterName, Trust>,
+    /// Who may call its gateway.
+    pub serve: BTreeMap<ClusterName, Caller>,
+    /// The regions it calls.
+    pub consume: BTreeMap<ClusterName, Consume>,
+    /// What callers may ask.
+    pub contract: Contract,
+}
+
+/// How a member knows another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// The other's trust domain.
+    pub trust_domain: TrustDomain,
+    /// The other's intermediates.
+    pub anchors: Vec<Anchor>,
+}
+
+/// How a member calls a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consume {
+    /// What it calls as.
+    pub caller: Caller,
+    /// The name of the region's Service.
+    pub service: String,
+    /// Where the region's gateway is; empty as long as nobody knows.
+    pub targets: BTreeSet<Target>,
+}
+
+/// Decides what must be true next in one mesh.
+#[must_use]
+pub fn plan(facts: &Facts) -> Plan {
+    let admitted = admit(facts);
+    let members = facts
+        .members
+        .iter()
+        .map(|(key, member)| {
+            let planned = match admitted.get(key) {
+                Some(Admission::Holds(seat)) => enrolled(facts, &admitted, seat, member),
+                Some(Admission::Refused(why)) => refused(member, why),
+                None => leaving(member),
+            };
+            (key.clone(), planned)
+        })
+        .collect();
+    Plan { members }
+}
+
+/// A member's place in the mesh.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    pub(crate) claim: Claim,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) service: String,
+    /// Others that claim the same ID, and were refused.
+    pub(crate) contested_by: Vec<MemberKey>,
+}
+
+#[derive(Clone, Debug)]
+enum Admission {
+    Holds(Box<Seat>),
+    Refused(Obstacle),
+}
+
+type Admitted = BTreeMap<MemberKey, Admission>;
+
+/// Who is in. A name is checked before anything is made, so that nothing is ever half enrolled.
+fn admit(facts: &Facts) -> Admitted {
+    let mut order: Vec<_> =
+        facts.members.iter().filter(|(_, member)| member.life == Life::Active).collect();
+    order.sort_by_key(|(key, member)| (member.created, (*key).clone()));
+    let mut holders: BTreeMap<ClusterName, MemberKey> = BTreeMap::new();
+    let mut clusters: BTreeMap<&str, MemberKey> = BTreeMap::new();
+    let mut admitted = Admitted::new();
+    for (key, member) in order {
+        let admission = match seat(facts, member) {
+            Err(why) => Admission::Refused(why),
+            Ok(seat) => match holders.get(&seat.claim.cluster) {
+                Some(holder) => {
+                    if let Some(Admission::Holds(held)) = admitted.get_mut(holder) {
+                        held.contested_by.push(key.clone());
+                    }
+                    Admission::Refused(Obstacle::new(
+                        "ClusterIdTaken",
+                        format!("cluster ID {:?} belongs to MeshMember {holder}, which is older", seat.claim.cluster.as_str()),
+                    ))
+                }
+                None => match same_cluster(member, &clusters) {
+                    Some(other) => Admission::Refused(Obstacle::new(
+                        "ClusterTaken",
+                        format!("the kubeconfig leads to the cluster that MeshMember {other} already enrolled"),
+                    )),
+                    None => {
+                        holders.insert(seat.claim.cluster.clone(), key.clone());
+                        if let Reach::Answers { cluster_uid } = &member.reach {
+                            clusters.insert(cluster_uid, key.clone());
+                        }
+                        Admission::Holds(Box::new(seat))
+                    }
+                },
+            },
+        };
+        admitted.insert(key.clone(), admission);
+    }
+    admitted
+}
+
+fn same_cluster<'a>(member: &MemberFacts, clusters: &'a BTreeMap<&str, MemberKey>) -> Option<&'a MemberKey> {
+    match &member.reach {
+        Reach::Answers { cluster_uid } => clusters.get(cluster_uid.as_str()),
+        Reach::Unknown | Reach::Lost(_) => None,
+    }
+}
+
+fn seat(facts: &Facts, member: &MemberFacts) -> Result<Seat, Obstacle> {
+    let claim = member.claim.clone()?;
+    let bad = |error: crate::names::NameError| Obstacle::new("BadName", error.to_string());
+    // Also for those that have no Service of their own today: a role may change, a name may not.
+    let service = match claim.role {
+        Role::Region => claim.cluster.service().map_err(bad)?,
+        Role::Management | Role::Child => format!("{}{}", claim.cluster, crate::names::SERVICE_SUFFIX),
+    };
+    let trust_domain = facts.trust_domain.of_member(&claim.cluster).map_err(bad)?;
+    Ok(Seat { claim, trust_domain, service, contested_by: Vec::new() })
+}
+
+/// The other end of a link, as far as planning needs it.
+pub(crate) struct Peer<'a> {
+    pub(crate) seat: &'a Seat,
+    pub(crate) facts: &'a MemberFacts,
+}
+
+fn peers<'a>(facts: &'a Facts, admitted: &'a Admitted) -> impl Iterator<Item = Peer<'a>> {
+    facts.members.iter().filter_map(|(key, member)| match admitted.get(key) {
+        Some(Admission::Holds(seat)) => Some(Peer { seat, facts: member }),
+        Some(Admission::Refused(_)) | None => None,
+    })
+}
+
+fn calls(caller: &Claim, region: &Claim) -> Option<Caller> {
+    match (caller.role, region.role) {
+        (Role::Management, Role::Region) => Some(Caller::Management),
+        (Role::Child, Role::Region) if caller.region.as_ref() == Some(&region.cluster) => Some(Caller::Child),
+        (Role::Management | Role::Region | Role::Child, _) => None,
+    }
+}
+
+fn delivery(facts: &Facts, admitted: &Admitted, seat: &Seat, root: &RootFacts) -> Delivery {
+    let mut trusts = BTreeMap::new();
+    let mut serve = BTreeMap::new();
+    let mut consume = BTreeMap::new();
+    for peer in peers(facts, admitted) {
+        let name = &peer.seat.claim.cluster;
+        let trusted = !peer.facts.anchors.is_empty();
+        if let Some(caller) = calls(&peer.seat.claim, &seat.claim)
+            && trusted
+        {
+            serve.insert(name.clone(), caller);
+        } else if let Some(caller) = calls(&seat.claim, &peer.seat.claim) {
+            let targets = gateway(&peer);
+            consume.insert(name.clone(), Consume { caller, service: peer.seat.service.clone(), targets });
+        } else {
+            continue;
+        }
+        if trusted {
+            let trust_domain = peer.seat.trust_domain.clone();
+            trusts.insert(name.clone(), Trust { trust_domain, anchors: peer.facts.anchors.clone() });
+        }
+    }
+    Delivery {
+        mesh: facts.mesh.clone(),
+        cluster: seat.claim.cluster.clone(),
+        role: seat.claim.role,
+        trust_domain: seat.trust_domain.clone(),
+        root: root.clone(),
+        gateway: seat.claim.role == Role::Region,
+        trusts,
+        serve,
+        consume,
+        contract: facts.contract.clone(),
+    }
+}
+
+fn gateway(peer: &Peer<'_>) -> BTreeSet<Target> {
+    let claimed = &peer.seat.claim.gateway_override;
+    if claimed.is_empty() { peer.facts.gateway.clone() } else { claimed.clone() }
+}
+
+fn enrolled(facts: &Facts, admitted: &Admitted, seat: &Seat, member: &MemberFacts) -> MemberPlan {
+    let action = match (&facts.root, &member.access, &member.reach) {
+        (Ok(root), Access::Found, Reach::Answers { .. }) => {
+            Action::Deliver(Box::new(delivery(facts, admitted, seat, root)))
+        }
+        (_, _, _) => Action::Wait,
+    };
+    let regions: BTreeMap<ClusterName, Peer<'_>> = peers(facts, admitted)
+        .filter(|peer| calls(&seat.claim, &peer.seat.claim).is_some())
+        .map(|peer| (peer.seat.claim.cluster.clone(), peer))
+        .collect();
+    let view = conditions::View { facts, seat, member, action: &action, regions: &regions };
+    let verdicts = view.verdicts();
+    let paths = view.paths();
+    MemberPlan { settled: settled(member, &action), action, verdicts, paths }
+}
+
+/// Whether there is something to say: what was refused, what was lost, or one whole round in the member.
+fn settled(member: &MemberFacts, action: &Action) -> bool {
+    match (&member.access, &member.reach) {
+        (Access::Unknown, _) | (Access::Found, Reach::Unknown) => false,
+        (Access::Refused(_), _) | (_, Reach::Lost(_)) => true,
+        (Access::Found, Reach::Answers { .. }) => {
+            *action == Action::Wait || member.delivered.is_some() || !member.hindrances.is_empty()
+        }
+    }
+}
+
+fn refused(member: &MemberFacts, why: &Obstacle) -> MemberPlan {
+    MemberPlan {
+        action: Action::Wait,
+        verdicts: conditions::refused(&member.access, &member.reach, why),
+        paths: Vec::new(),
+        settled: true,
+    }
+}
+
+/// A leaving member has no seat: every peer has already forgotten it when this is read.
+fn leaving(member: &MemberFacts) -> MemberPlan {
+    let Life::Leaving { forced, gone, .. } = member.life else {
+        return refused(member, &Obstacle::new("Unknown", "the member is neither active nor leaving"));
+    };
+    let never_delivered = member.claim.is_err() && member.delivered.is_none();
+    let action = match &member.reach {
+        _ if forced || gone || never_delivered => Action::Release,
+        Reach::Answers { .. } => Action::Withdraw,
+        Reach::Unknown | Reach::Lost(_) => Action::Wait,
+    };
+    MemberPlan {
+        verdicts: conditions::leaving(member, &action),
+        action,
+        paths: Vec::new(),
+        settled: member.reach != Reach::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! How a probe is read.
