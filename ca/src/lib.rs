@@ -1,0 +1,40 @@
+//! The certificates of a mesh: what they must look like, who may sign what, and how to judge one.
+//!
+//! Everything here is a function of its arguments, apart from the randomness that key generation, serial numbers
+//! and signing need. No clock, no files, no network: `now` is an argument, and what is made is handed back as text.
+//!
+//! | to | use |
+//! |---|---|
+//! | make or adopt a root, load an intermediate | [`Authority::generate_root`], [`Authority::load`] |
+//! | look at somebody's root before adopting it | [`adopt_check`] |
+//! | make a key and ask for a certificate | [`PrivateKey::generate`], [`PrivateKey::csr_pem`] |
+//! | judge a request | [`check_csr`] |
+//! | sign | [`Authority::sign_intermediate`], [`Authority::sign_leaf`] |
+//! | see what a certificate says | [`facts`] |
+//! | judge a chain | [`verify_leaf`], [`verify_intermediate`] |
+//!
+//! What the three kinds of certificate contain is written in one place, `profile`, and held there by a test that walks
+//! the rules one by one.
+
+mod adopt;
+mod authority;
+mod csr;
+mod error;
+mod facts;
+mod key;
+mod pem;
+mod profile;
+mod verify;
+
+pub use adopt::{AdoptionFinding, Severity, adopt_check};
+pub use authority::{Authority, Issued, RootMaterial};
+pub use csr::{CSR_MAX, CheckedCsr, CsrRefusal, Requested, check_csr};
+pub use error::Error;
+pub use facts::{CertFacts, ExtendedUsage, KeyAlgorithm, Usage, facts};
+pub use key::{PrivateKey, PublicKey};
+pub use pem::{CERTIFICATES_MAX, PEM_MAX, bundle};
+pub use profile::{CA_BACKDATE, IntermediateSubject, LEAF_BACKDATE};
+pub use verify::{VerifyError, verify_intermediate, verify_leaf};
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,304 @@
+//! Judging a chain: by rustls-webpki for signatures, dates and constraints, and by ourselves for what it does not look at.
+
+use jiff::Timestamp;
+use mesh_core::names::SpiffeId;
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use crate::{
+    Authority, CertFacts, Error, IntermediateSubject, PrivateKey, Usage, facts::read_facts, pem,
+    profile::intermediate_name,
+};
+
+/// Why a chain is not believed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// The chain cannot be read.
+    #[error("failed to read the chain")]
+    ReadChain(#[source] Error),
+    /// The anchors cannot be read.
+    #[error("failed to read the anchors")]
+    ReadAnchors(#[source] Error),
+    /// The anchors are all outside their lives. (webpki does not look at an anchor's dates, Envoy does.)
+    #[error("failed to find an anchor that is valid at {now}")]
+    NoValidAnchor {
+        /// The time given.
+        now: Timestamp,
+    },
+    /// A certificate of the chain is outside its life.
+    #[error("failed to believe {subject:?} at {now}: it lives from {not_before} to {not_after}")]
+    OutsideLife {
+        /// Its subject; empty for a workload.
+        subject: String,
+        /// Start of its life.
+        not_before: Timestamp,
+        /// End of its life.
+        not_after: Timestamp,
+        /// The time given.
+        now: Timestamp,
+    },
+    /// The certificate does not carry exactly the identity expected.
+    #[error("failed to find {expected} and nothing else among the names {found:?}")]
+    Identity {
+        /// What was expected.
+        expected: SpiffeId,
+        /// All names it carries.
+        found: Vec<String>,
+    },
+    /// The certificate is for somebody else, or an older one.
+    #[error(
+        "failed to recognise the intermediate: its subject is {found:?}, expected is {expected:?}"
+    )]
+    Subject {
+        /// What was expected.
+        expected: String,
+        /// What it says.
+        found: String,
+    },
+    /// The certificate is over another key.
+    #[error("failed to match the intermediate with the key that asked for it")]
+    Key,
+    /// The certificate breaks a rule of its kind.
+    #[error("failed to accept the certificate: {rule}")]
+    Profile {
+        /// The rule.
+        rule: &'static str,
+    },
+    /// webpki does not believe it.
+    #[error("failed to verify the chain as a {usage}")]
+    Chain {
+        /// `server` or `client`.
+        usage: &'static str,
+        /// What webpki said.
+        #[source]
+        source: webpki::Error,
+    },
+    /// The key cannot sign below the intermediate.
+    #[error("failed to sign a trial certificate below the intermediate")]
+    Trial(#[source] Error),
+}
+
+/// Judges a workload's chain (leaf first) as a peer would: believed by one of the anchors now, as a TLS server and as a client, with exactly
+/// the identity expected. An intermediate may be an anchor, as Envoy allows too.
+///
+/// # Errors
+///
+/// The first rule that the chain breaks.
+pub fn verify_leaf(
+    chain_pem: &str,
+    anchors_pem: &str,
+    expected: &SpiffeId,
+    now: Timestamp,
+) -> Result<CertFacts, VerifyError> {
+    let chain = pem::certificates(chain_pem).map_err(VerifyError::ReadChain)?;
+    let (leaf, facts) = read_chain(&chain, now)?;
+    if facts.uris != [expected.as_str()] || !facts.other_names.is_empty() {
+        let found = facts
+            .uris
+            .iter()
+            .chain(&facts.other_names)
+            .cloned()
+            .collect();
+        return Err(VerifyError::Identity {
+            expected: expected.clone(),
+            found,
+        });
+    }
+    if facts.is_ca {
+        return Err(VerifyError::Profile {
+            rule: "a workload's certificate is no CA",
+        });
+    }
+    let above = chain.get(1..).unwrap_or_default();
+    believe(leaf, above, anchors_pem, now)?;
+    Ok(facts)
+}
+
+/// Judges an intermediate (first in the chain) that came back for a request of ours, before anything is signed with it: made for
+/// this member and generation, over this key, within the profile, and believed by one of the roots, which is tried with a certificate signed below it.
+///
+/// # Errors
+///
+/// The first rule that it breaks.
+pub fn verify_intermediate(
+    chain_pem: &str,
+    roots_pem: &str,
+    expected: &IntermediateSubject,
+    own_key: &PrivateKey,
+    now: Timestamp,
+) -> Result<CertFacts, VerifyError> {
+    let chain = pem::certificates(chain_pem).map_err(VerifyError::ReadChain)?;
+    let (_, facts) = read_chain(&chain, now)?;
+    check_subject(&facts, expected, own_key)?;
+    check_profile(&facts)?;
+    let authority = Authority::of(chain_pem, own_key).map_err(VerifyError::Trial)?;
+    let trial = trial_leaf(&authority, now).map_err(VerifyError::Trial)?;
+    let trial = pem::certificates(&trial).map_err(VerifyError::Trial)?;
+    let (leaf, above) = trial
+        .split_first()
+        .ok_or(VerifyError::Trial(Error::NoCertificate))?;
+    believe(leaf, above, roots_pem, now)?;
+    check_pointer(&chain, roots_pem)?;
+    Ok(facts)
+}
+
+fn check_subject(
+    facts: &CertFacts,
+    expected: &IntermediateSubject,
+    own_key: &PrivateKey,
+) -> Result<(), VerifyError> {
+    if facts.key_fingerprint != own_key.public().fingerprint() {
+        return Err(VerifyError::Key);
+    }
+    let name = intermediate_name(expected.generation, own_key.public());
+    let same = facts.organization.as_deref() == Some(expected.mesh.as_str())
+        && facts.unit.as_deref() == Some(expected.cluster.as_str())
+        && facts.common_name.as_deref() == Some(name.as_str());
+    if same {
+        return Ok(());
+    }
+    let expected = format!("O={}, OU={}, CN={name}", expected.mesh, expected.cluster);
+    Err(VerifyError::Subject {
+        expected,
+        found: facts.subject.clone(),
+    })
+}
+
+fn check_profile(facts: &CertFacts) -> Result<(), VerifyError> {
+    let rules = [
+        (facts.is_ca, "an intermediate is a CA"),
+        (
+            facts.path_len == Some(0),
+            "an intermediate has path length 0",
+        ),
+        (
+            facts.usages == [Usage::CertSign, Usage::CrlSign].into(),
+            "an intermediate signs certificates and revocation lists and nothing else",
+        ),
+        (
+            facts.extended.is_empty(),
+            "an intermediate has no extended key usage",
+        ),
+        (
+            facts.ski.is_some() && facts.aki.is_some(),
+            "an intermediate has key identifiers of itself and its issuer",
+        ),
+        (!facts.self_issued, "an intermediate is not self-signed"),
+    ];
+    match rules.into_iter().find(|(kept, _)| !kept) {
+        None => Ok(()),
+        Some((_, rule)) => Err(VerifyError::Profile { rule }),
+    }
+}
+
+/// OpenSSL and `BoringSSL` refuse a chain whose top does not point at the key identifier of the root; webpki does not look.
+fn check_pointer(chain: &[CertificateDer<'_>], roots_pem: &str) -> Result<(), VerifyError> {
+    let top = chain.iter().enumerate().next_back();
+    let Some((index, top)) = top else {
+        return Ok(());
+    };
+    let top = read_facts(top, index).map_err(VerifyError::ReadChain)?;
+    let roots = crate::facts(roots_pem).map_err(VerifyError::ReadAnchors)?;
+    let points = |root: &CertFacts| {
+        root.subject == top.issuer && (root.ski.is_none() || root.ski == top.aki)
+    };
+    if top.self_issued || roots.iter().any(points) {
+        Ok(())
+    } else {
+        Err(VerifyError::Profile {
+            rule: "the top of the chain points at the key identifier of a root",
+        })
+    }
+}
+
+fn trial_leaf(authority: &Authority, now: Timestamp) -> Result<String, Error> {
+    let key = PrivateKey::generate()?;
+    authority.sign_trial(key.public(), now)
+}
+
+/// The first certificate of the chain and what it says; all of them must be inside their lives.
+fn read_chain<'a, 'b>(
+    chain: &'a [CertificateDer<'b>],
+    now: Timestamp,
+) -> Result<(&'a CertificateDer<'b>, CertFacts), VerifyError> {
+    let mut own = None;
+    for (index, der) in chain.iter().enumerate() {
+        let facts = read_facts(der, index).map_err(VerifyError::ReadChain)?;
+        if !facts.is_valid_at(now) {
+            return Err(VerifyError::OutsideLife {
+                subject: facts.subject,
+                not_before: facts.not_before,
+                not_after: facts.not_after,
+                now,
+            });
+        }
+        own.get_or_insert((der, facts));
+    }
+    own.ok_or(VerifyError::ReadChain(Error::NoCertificate))
+}
+
+/// webpki's word, for both directions of TLS.
+fn believe(
+    leaf: &CertificateDer<'_>,
+    above: &[CertificateDer<'_>],
+    anchors_pem: &str,
+    now: Timestamp,
+) -> Result<(), VerifyError> {
+    let ders = pem::certificates(anchors_pem).map_err(VerifyError::ReadAnchors)?;
+    let anchors = valid_anchors(&ders, now)?;
+    let chain_error = |usage| move |source| VerifyError::Chain { usage, source };
+    let seconds = u64::try_from(now.as_second()).unwrap_or(0);
+    let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+    let entity = EndEntityCert::try_from(leaf).map_err(chain_error("workload"))?;
+    for (usage, name) in [
+        (KeyUsage::server_auth(), "server"),
+        (KeyUsage::client_auth(), "client"),
+    ] {
+        entity
+            .verify_for_usage(
+                webpki::ALL_VERIFICATION_ALGS,
+                &anchors,
+                above,
+                time,
+                usage,
+                None,
+                None,
+            )
+            .map_err(chain_error(name))?;
+    }
+    Ok(())
+}
+
+fn valid_anchors<'a>(
+    ders: &'a [CertificateDer<'_>],
+    now: Timestamp,
+) -> Result<Vec<TrustAnchor<'a>>, VerifyError> {
+    let mut anchors = Vec::new();
+    for (index, der) in ders.iter().enumerate() {
+        let facts = read_facts(der, index).map_err(VerifyError::ReadAnchors)?;
+        if !facts.is_ca {
+            let refusal = Error::NotACa {
+                subject: facts.subject,
+                reason: "it does not say CA:TRUE",
+            };
+            return Err(VerifyError::ReadAnchors(refusal));
+        }
+        if facts.is_valid_at(now) {
+            anchors.push(
+                anchor_from_trusted_cert(der).map_err(|source| VerifyError::Chain {
+                    usage: "anchor",
+                    source,
+                })?,
+            );
+        }
+    }
+    if anchors.is_empty() {
+        Err(VerifyError::NoValidAnchor { now })
+    } else {
+        Ok(anchors)
+    }
+}
+
+#[cfg(test)]
+mod tests;
