@@ -1,1 +1,15 @@
-//! Placeholder.
+//! From words to objects. Pure: same words, same objects, byte for byte.
+
+mod intent;
+mod member;
+mod status;
+mod workload;
+
+pub use intent::mesh_agent;
+pub use member::{ManagedKind, MemberSettings, Rendered, member_objects, prunable};
+pub use status::{
+    MemberView, management_membership, management_source, member_status, mesh_member, mesh_status, path_lines,
+};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,266 @@
-//! How a probe is read.
+//! How a probe is read: what one answer means, and when a path has changed its state.
+//!
+//! A probe is a real request through the member's own Envoy (`intake`) and the region's gateway to the
+//! backend. Whatever the backend itself says, also "who are you" or "no such page", proves the path; only what
+//! the two Envoys say in the backend's stead is a failure.
+
+use jiff::Timestamp;
+
+use crate::facts::Obstacle;
+
+/// Seconds between two probes of a path, before jitter.
+pub const INTERVAL_SECS: u32 = 3;
+
+/// Seconds after which a probe is given up.
+pub const DEADLINE_SECS: u32 = 5;
+
+/// Name of the header by which a region's gateway says that it refused a request, and why.
+pub const REFUSED_HEADER: &str = "x-kof-refused";
+
+/// What stands in the way of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// The Envoy beside the agent does not answer, or knows no such name yet.
+    Intake,
+    /// The region's gateway has no address.
+    Name,
+    /// Its address does not take connections.
+    Connect,
+    /// Its certificate is not one that this member trusts.
+    Tls,
+    /// It does not trust this member.
+    Identity,
+    /// It knows this member and does not let it ask this.
+    Path,
+    /// It let the request in, and its backend did not answer.
+    Upstream,
+    /// Nothing came within the deadline.
+    Deadline,
+}
+
+impl Class {
+    /// All, in the order in which a request meets them.
+    pub const ALL: [Self; 8] = [
+        Self::Intake,
+        Self::Name,
+        Self::Connect,
+        Self::Tls,
+        Self::Identity,
+        Self::Path,
+        Self::Upstream,
+        Self::Deadline,
+    ];
+
+    /// As it stands in status and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Intake => "IntakeNotReady",
+            Self::Name => "NameUnresolved",
+            Self::Connect => "ConnectFailed",
+            Self::Tls => "TlsFailed",
+            Self::Identity => "IdentityRefused",
+            Self::Path => "PathRefused",
+            Self::Upstream => "UpstreamFailed",
+            Self::Deadline => "DeadlineExceeded",
+        }
+    }
+}
+
+/// Why a path does not work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Where it broke.
+    pub class: Class,
+    /// For a person. Holds nothing that differs between two equal failures.
+    pub message: String,
+}
+
+impl From<Failure> for Obstacle {
+    fn from(failure: Failure) -> Self {
+        Self::new(failure.class.as_str(), failure.message)
+    }
+}
+
+/// What a probe saw.
+#[derive(Clone, Copy, Debug)]
+pub enum Seen<'a> {
+    /// An answer.
+    Answer(Answer<'a>),
+    /// The own Envoy took no connection, or broke it without an answer.
+    NoIntake,
+    /// Nothing within the deadline.
+    Nothing,
+}
+
+/// An answer to a probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// HTTP status.
+    pub status: u16,
+    /// Headers; names in lower case.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Beginning of the body.
+    pub body: &'a str,
+}
+
+impl<'a> Answer<'a> {
+    fn header(&self, name: &str) -> Option<&'a str> {
+        self.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
+    }
+
+    /// Whether it came from beyond the own Envoy: only then its router knows how long that took.
+    fn came_through(&self) -> bool {
+        self.header("x-envoy-upstream-service-time").is_some()
+    }
+}
+
+/// Reads one probe.
+///
+/// # Errors
+///
+/// What stands in the way.
+pub fn classify(seen: &Seen<'_>) -> Result<(), Failure> {
+    let failure = |class, message: &str| Err(Failure { class, message: message.to_owned() });
+    match seen {
+        Seen::NoIntake => failure(Class::Intake, "the Envoy beside the agent does not answer on its intake"),
+        Seen::Nothing => failure(Class::Deadline, "no answer within the deadline"),
+        Seen::Answer(answer) if answer.came_through() => beyond(answer),
+        Seen::Answer(answer) => own_envoy(answer),
+    }
+}
+
+/// Said by the region's gateway or its backend.
+fn beyond(answer: &Answer<'_>) -> Result<(), Failure> {
+    if let Some(what) = answer.header(REFUSED_HEADER) {
+        return match what {
+            "upstream" => Err(Failure { class: Class::Upstream, message: upstream(answer) }),
+            "identity" => Err(Failure {
+                class: Class::Identity,
+                message: "the region's gateway does not let this member's identity in".to_owned(),
+            }),
+            _ => Err(Failure {
+                class: Class::Path,
+                message: "the region's gateway does not let this member ask the probe's path; see the contract of the mesh".to_owned(),
+            }),
+        };
+    }
+    match answer.status {
+        502..=504 => Err(Failure { class: Class::Upstream, message: upstream(answer) }),
+        _ => Ok(()),
+    }
+}
+
+fn upstream(answer: &Answer<'_>) -> String {
+    let said = words(answer.body);
+    if said.is_empty() {
+        format!("the region's gateway answered {} in its backend's stead", answer.status)
+    } else {
+        format!("the region's gateway answered {} in its backend's stead: {said}", answer.status)
+    }
+}
+
+/// Said by the Envoy beside the agent: the request did not get out, or nothing came back.
+fn own_envoy(answer: &Answer<'_>) -> Result<(), Failure> {
+    let said = words(answer.body);
+    let failure = |class, message: String| Err(Failure { class, message });
+    match answer.status {
+        404 => failure(Class::Intake, "the Envoy beside the agent has no route to the region yet".to_owned()),
+        503 | 504 if is_tls(&said) => {
+            failure(Class::Tls, format!("the certificate of the region's gateway is not trusted here: {said}"))
+        }
+        503 if said.contains("no healthy upstream") => {
+            failure(Class::Name, "the region's gateway has no address that could be used".to_owned())
+        }
+        503 if said.contains("connection termination") => failure(
+            Class::Identity,
+            "the region's gateway closed the connection after the handshake: it does not trust this member's certificate".to_owned(),
+        ),
+        503 if said.contains("connection failure") || said.contains("connection timeout") => {
+            failure(Class::Connect, format!("the region's gateway takes no connection: {said}"))
+        }
+        504 => failure(Class::Deadline, "no answer from the region's gateway in time".to_owned()),
+        status => failure(Class::Intake, format!("the Envoy beside the agent answered {status}: {said}")),
+    }
+}
+
+fn is_tls(said: &str) -> bool {
+    said.contains("TLS_error") || said.contains("CERTIFICATE_VERIFY_FAILED")
+}
+
+/// Envoy's words on one line, at most 300 characters, without anything that cannot be printed.
+fn words(body: &str) -> String {
+    body.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect::<String>().trim().to_owned()
+}
+
+/// One path as its probes have shown it: steady against a single bad answer, quick to believe a good one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Track {
+    state: Option<State>,
+    doubt: Option<Failure>,
+}
+
+/// The state of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Requests come through, or what stands in the way.
+    pub outcome: Result<(), Failure>,
+    /// Since when they do, or do not.
+    pub since: Timestamp,
+}
+
+impl Track {
+    /// Takes the result of one probe; true if the state is another one now.
+    ///
+    /// The first result is believed at once, and so is every good one; a bad one only when the next is equal.
+    pub fn observe(&mut self, result: Result<(), Failure>, now: Timestamp) -> bool {
+        let Some(state) = &mut self.state else {
+            self.state = Some(State { outcome: result, since: now });
+            return true;
+        };
+        match (&mut state.outcome, result) {
+            (Ok(()), Ok(())) => {
+                self.doubt = None;
+                false
+            }
+            (Err(_), Ok(())) => {
+                *state = State { outcome: Ok(()), since: now };
+                self.doubt = None;
+                true
+            }
+            (Ok(()), Err(bad)) => {
+                if self.doubt.as_ref().is_some_and(|doubt| doubt.class == bad.class) {
+                    *state = State { outcome: Err(bad), since: now };
+                    self.doubt = None;
+                    return true;
+                }
+                self.doubt = Some(bad);
+                false
+            }
+            (Err(known), Err(bad)) => {
+                if *known == bad {
+                    self.doubt = None;
+                    return false;
+                }
+                // Another failure of a path that is down: told when it repeats word for word, so that
+                // alternating words write nothing. It is down as long as before.
+                if self.doubt.as_ref() == Some(&bad) {
+                    *known = bad;
+                    self.doubt = None;
+                    return true;
+                }
+                self.doubt = Some(bad);
+                false
+            }
+        }
+    }
+
+    /// The state, if anything was observed.
+    #[must_use]
+    pub fn state(&self) -> Option<&State> {
+        self.state.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests;

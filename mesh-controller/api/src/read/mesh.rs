@@ -1,0 +1,107 @@
+//! `Mesh` to rules.
+
+use mesh_core::{
+    contract::{Backend, Caller, Contract, Grant, Protocol},
+    facts::Obstacle,
+    lifetime::Lifetime,
+    names::{MeshName, TrustDomain},
+};
+
+use super::obstacle;
+use crate::mesh::{self as api, Mesh};
+
+/// What an operator decided for a mesh.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeshRules {
+    /// Its name.
+    pub name: MeshName,
+    /// Its trust domain.
+    pub trust_domain: TrustDomain,
+    /// What may cross gateways.
+    pub contract: Contract,
+    /// Life of a generated root.
+    pub root_life: Lifetime,
+    /// Life of an intermediate.
+    pub intermediate_life: Lifetime,
+    /// Life of a leaf.
+    pub leaf_life: Lifetime,
+    /// Pods of the agent per member.
+    pub replicas: i32,
+    /// Whether a root may be made.
+    pub generate_root: bool,
+    /// The Secret of the root, in namespace istio-system.
+    pub root_secret: String,
+    /// Namespaces, besides the ClusterDeployment's, that kubeconfigs may come from.
+    pub credential_namespaces: Vec<String>,
+}
+
+/// Reads a `Mesh`.
+///
+/// # Errors
+///
+/// The first thing in it that cannot be kept.
+pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
+    let name = mesh.metadata.name.clone().unwrap_or_default();
+    let refuse = |what: &str, why: String| obstacle("InvalidMesh", format!("Mesh {name}, {what}: {why}"));
+    let spec = &mesh.spec;
+    let life = |what: &str, text: &str, min: u32| -> Result<Lifetime, Obstacle> {
+        let life: Lifetime = text.parse().map_err(|e: mesh_core::lifetime::LifetimeError| refuse(what, e.to_string()))?;
+        if life.as_secs() < min {
+            return Err(refuse(what, format!("{life} is shorter than {}", Lifetime::from_secs(min))));
+        }
+        Ok(life)
+    };
+    let contract = spec.contract.as_ref().map_or_else(Contract::default, contract);
+    contract.check().map_err(|e| refuse("spec.contract", e.to_string()))?;
+    let rules = MeshRules {
+        name: name.parse().map_err(|e: mesh_core::names::NameError| refuse("metadata.name", e.to_string()))?,
+        trust_domain: spec
+            .trust_domain
+            .parse()
+            .map_err(|e: mesh_core::names::NameError| refuse("spec.trustDomain", e.to_string()))?,
+        contract,
+        root_life: life("spec.lifetimes.root", &spec.lifetimes.root, 3600)?,
+        // Kubernetes grants no request for less than ten minutes (CertificateSigningRequest v1).
+        intermediate_life: life("spec.lifetimes.intermediate", &spec.lifetimes.intermediate, 600)?,
+        leaf_life: life("spec.lifetimes.leaf", &spec.lifetimes.leaf, 10)?,
+        replicas: spec.agent.replicas.clamp(1, 9),
+        generate_root: spec.root.generate,
+        root_secret: spec.root.secret_name.clone().unwrap_or_else(|| format!("{name}-mesh-root")),
+        credential_namespaces: spec.credential_namespaces.clone(),
+    };
+    if rules.leaf_life > rules.intermediate_life || rules.intermediate_life > rules.root_life {
+        return Err(refuse("spec.lifetimes", "a leaf must not outlive its intermediate, nor that its root".to_owned()));
+    }
+    Ok(rules)
+}
+
+fn contract(contract: &api::Contract) -> Contract {
+    Contract {
+        backends: contract.backends.iter().map(backend).collect(),
+        grants: contract.grants.iter().map(grant).collect(),
+    }
+}
+
+fn backend(backend: &api::Backend) -> Backend {
+    Backend {
+        name: backend.name.clone(),
+        namespace: backend.namespace.clone(),
+        service: backend.service.clone(),
+        port: backend.port,
+        protocol: match backend.protocol {
+            api::Protocol::Http => Protocol::Http,
+            api::Protocol::Grpc => Protocol::Grpc,
+        },
+    }
+}
+
+fn grant(grant: &api::Grant) -> Grant {
+    Grant {
+        caller: match grant.caller {
+            api::Caller::Child => Caller::Child,
+            api::Caller::Management => Caller::Management,
+        },
+        prefix: grant.prefix.clone(),
+        backend: grant.backend.clone(),
+    }
+}

@@ -1,0 +1,199 @@
+//! What is told about members and meshes.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
+use mesh_core::{
+    conditions::{State, Verdict},
+    facts::{MemberFacts, Obstacle, Reach},
+    names::SpiffeId,
+    plan::MemberPlan,
+};
+
+use crate::{
+    NAMESPACE, labels,
+    member::{self, Address, Intermediate, MeshMember, MeshMemberSpec, MeshMemberStatus, Path, Source},
+    mesh::{DataPlane, MeshStatus, RootStatus},
+    read::Membership,
+};
+
+/// A `MeshMember` as its source asks for it: the fields that are ours, labels and finalizer.
+#[must_use]
+pub fn mesh_member(source: &Source, membership: &Membership) -> MeshMember {
+    let spec = MeshMemberSpec {
+        mesh: membership.mesh.clone(),
+        cluster: source.name.clone(),
+        role: membership.role,
+        region: membership.region.clone(),
+        source: source.clone(),
+        overrides: None,
+    };
+    let labels = [(labels::MANAGED_BY.to_owned(), labels::MANAGED_BY_US.to_owned())];
+    MeshMember {
+        metadata: ObjectMeta {
+            name: Some(source.name.clone()),
+            namespace: Some(source.namespace.clone()),
+            labels: Some(labels.into_iter().collect()),
+            finalizers: Some(vec![labels::FINALIZER.to_owned()]),
+            ..ObjectMeta::default()
+        },
+        spec,
+        status: None,
+    }
+}
+
+/// What the status of a member is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct MemberView<'a> {
+    /// What is planned and told.
+    pub plan: &'a MemberPlan,
+    /// What is known.
+    pub facts: &'a MemberFacts,
+    /// Identity of its gateway.
+    pub identity: Option<&'a SpiffeId>,
+    /// `metadata.generation` of the object.
+    pub generation: Option<i64>,
+}
+
+/// The status of a member. What did not change keeps its time, so that equal means nothing to write.
+#[must_use]
+pub fn member_status(view: MemberView<'_>, before: &MeshMemberStatus, now: Timestamp) -> MeshMemberStatus {
+    let MemberView { plan, facts, identity, generation } = view;
+    let conditions = conditions(&plan.verdicts, &before.conditions, generation, now);
+    let first = plan.verdicts.iter().find(|v| v.state != State::True);
+    let ready = plan.paths.iter().filter(|path| path.state == State::True).count();
+    let addresses = facts.gateway.iter().map(|t| Address { host: t.host.clone(), port: t.port }).collect();
+    let gateway: Vec<String> = facts.gateway.iter().map(|t| format!("{}:{}", t.host, t.port)).collect();
+    MeshMemberStatus {
+        observed_generation: generation,
+        why: first.map(|v| format!("{}: {}: {}", v.kind.as_str(), v.reason, v.message)),
+        paths_ready: (!plan.paths.is_empty()).then(|| format!("{ready}/{}", plan.paths.len())),
+        cluster_uid: before.cluster_uid.clone().or_else(|| match &facts.reach {
+            // Whoever is refused may not sit on a cluster.
+            Reach::Answers { cluster_uid } if facts.delivered.is_some() => Some(cluster_uid.clone()),
+            Reach::Answers { .. } | Reach::Unknown | Reach::Lost(_) => None,
+        }),
+        identity: identity.map(ToString::to_string),
+        gateway: (!gateway.is_empty()).then(|| gateway.join(",")),
+        addresses,
+        intermediates: facts
+            .anchors
+            .iter()
+            .map(|anchor| Intermediate {
+                generation: anchor.generation,
+                fingerprint: anchor.fingerprint.clone(),
+                not_after: anchor.not_after.to_string(),
+                certificate: anchor.certificate.clone(),
+            })
+            .collect(),
+        paths: path_lines(plan),
+        conditions,
+    }
+}
+
+/// The paths of a member as they stand in its status.
+#[must_use]
+pub fn path_lines(plan: &MemberPlan) -> Vec<Path> {
+    plan.paths
+        .iter()
+        .map(|path| Path {
+            region: path.region.to_string(),
+            service: path.service.clone(),
+            ready: word(path.state).to_owned(),
+            reason: path.reason.clone(),
+            message: path.message.clone(),
+            since: path.since.map(|at| at.to_string()),
+        })
+        .collect()
+}
+
+fn word(state: State) -> &'static str {
+    match state {
+        State::True => "True",
+        State::False => "False",
+        State::Unknown => "Unknown",
+    }
+}
+
+fn conditions(verdicts: &[Verdict], before: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+    verdicts
+        .iter()
+        .map(|verdict| {
+            let (kind, status) = (verdict.kind.as_str(), word(verdict.state));
+            condition(&Said { kind, status, reason: &verdict.reason, message: &verdict.message }, before, generation, now)
+        })
+        .collect()
+}
+
+struct Said<'a> {
+    kind: &'a str,
+    status: &'a str,
+    reason: &'a str,
+    message: &'a str,
+}
+
+/// A condition; its time changes with its status, as Kubernetes wants.
+fn condition(said: &Said<'_>, before: &[Condition], generation: Option<i64>, now: Timestamp) -> Condition {
+    let since = before
+        .iter()
+        .find(|old| old.type_ == said.kind && old.status == said.status)
+        .map_or_else(|| Time(whole_seconds(now)), |old| old.last_transition_time.clone());
+    Condition {
+        type_: said.kind.to_owned(),
+        status: said.status.to_owned(),
+        reason: said.reason.to_owned(),
+        // Kubernetes refuses longer ones.
+        message: said.message.chars().take(32_000).collect(),
+        last_transition_time: since,
+        observed_generation: generation,
+    }
+}
+
+/// The API server keeps whole seconds; more would be read back as a difference.
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// The status of a mesh.
+#[must_use]
+pub fn mesh_status(
+    root: &Result<RootStatus, Obstacle>,
+    members: &[bool],
+    before: &MeshStatus,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> MeshStatus {
+    let ready = members.iter().filter(|ready| **ready).count();
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let (status, reason, message) = match root {
+        Ok(root) => ("True", "Ready", format!("generation {}, until {}", root.generation, root.not_after)),
+        Err(why) => ("False", why.reason.as_str(), why.message.clone()),
+    };
+    let said = Said { kind: "RootReady", status, reason, message: &message };
+    MeshStatus {
+        observed_generation: generation,
+        data_plane: Some(DataPlane::Envoy),
+        // What was recorded stays recorded: a root that is missing now is missed, not forgotten.
+        root: root.as_ref().ok().cloned().or_else(|| before.root.clone()),
+        members: count(members.len()),
+        ready_members: count(ready),
+        conditions: vec![condition(&said, &before.conditions, generation, now)],
+    }
+}
+
+/// The management cluster as a source of members.
+#[must_use]
+pub fn management_source(uid: &str) -> Source {
+    Source {
+        kind: "Management".to_owned(),
+        namespace: NAMESPACE.to_owned(),
+        name: labels::MANAGEMENT.to_owned(),
+        uid: uid.to_owned(),
+    }
+}
+
+/// The membership of the management cluster itself.
+#[must_use]
+pub fn management_membership(mesh: &str, overrides: Option<&member::Overrides>) -> Membership {
+    let claim = crate::read::claim(labels::MANAGEMENT, member::Role::Management, None, overrides);
+    Membership { mesh: mesh.to_owned(), role: member::Role::Management, region: None, claim }
+}
