@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     facts::{Access, Facts, Life, MemberFacts, Obstacle, PathFacts, Reach, ReplicaFacts, Role},
     names::ClusterName,
-    plan::{Action, Delivery, Peer, Seat},
+    plan::{Action, Peer, Seat},
 };
 
 /// The conditions of a member.
@@ -127,8 +127,20 @@ pub(crate) struct View<'a> {
     pub(crate) facts: &'a Facts,
     pub(crate) seat: &'a Seat,
     pub(crate) member: &'a MemberFacts,
-    pub(crate) action: &'a Action,
     pub(crate) regions: &'a BTreeMap<ClusterName, Peer<'a>>,
+    pub(crate) now: Timestamp,
+}
+
+/// How long an agent may take over a change before it is told. A change reaches Envoy within a second; saying so
+/// each time would only be noise.
+const GRACE: SignedDuration = SignedDuration::from_secs(10);
+
+/// When it must be told that the agent of this member is behind, if it still is.
+pub(crate) fn grace_ends(member: &MemberFacts, now: Timestamp) -> Option<Timestamp> {
+    let delivered = member.delivered.as_ref()?;
+    let replicas = &member.agent.as_ref()?.replicas;
+    let end = delivered.since.checked_add(GRACE).ok()?;
+    (end > now && replicas.values().any(|r| r.accepted < Some(delivered.generation))).then_some(end)
 }
 
 impl View<'_> {
@@ -150,13 +162,6 @@ impl View<'_> {
         reachable(&self.member.access, &self.member.reach)
     }
 
-    fn wanted(&self) -> Option<&Delivery> {
-        match self.action {
-            Action::Deliver(delivery) => Some(delivery),
-            Action::Wait | Action::Withdraw | Action::Release => None,
-        }
-    }
-
     fn enrolled(&self) -> Word {
         if let Err(why) = &self.facts.root {
             return Err(why.clone());
@@ -164,20 +169,17 @@ impl View<'_> {
         if let Some(why) = self.member.hindrances.iter().find(|h| !is_name(h)) {
             return Err(why.clone());
         }
-        let current = self.member.delivered.as_ref().is_some_and(|d| Some(&d.delivery) == self.wanted());
         let others: Vec<String> = self.seat.contested_by.iter().map(ToString::to_string).collect();
-        match (self.member.delivered.is_some(), current) {
-            (false, _) => wait("Delivering", "waiting for a first complete delivery to the member"),
-            (true, false) if self.wanted().is_some() => wait("Delivering", "the member has an older delivery"),
-            (true, _) if others.is_empty() => fine("Delivered", "everything of ours is in the member"),
-            (true, _) => fine("ClusterIdContested", format!("also claimed by {}, refused", others.join(", "))),
+        match &self.member.delivered {
+            None => wait("Delivering", "waiting for a first complete delivery to the member"),
+            Some(_) if others.is_empty() => fine("Delivered", "everything of ours is in the member"),
+            Some(_) => fine("ClusterIdContested", format!("also claimed by {}, refused", others.join(", "))),
         }
     }
 
     fn intermediate(&self) -> Word {
         if let Some(anchor) = self.member.anchors.first() {
-            let Anchored { generation, end } = Anchored { generation: anchor.generation, end: anchor.not_after };
-            return fine("Issued", format!("generation {generation}, until {end}"));
+            return fine("Issued", format!("generation {}, until {}", anchor.generation, anchor.not_after));
         }
         let told = self.member.agent.as_ref().and_then(|agent| agent.intermediate_obstacle.clone());
         told.map_or_else(
@@ -198,7 +200,12 @@ impl View<'_> {
         if self.replicas().next().is_none() {
             return Some("no replica of the agent has reported".to_owned());
         }
-        self.replicas().find(|(_, r)| r.accepted < Some(delivered.generation)).map(|(pod, r)| {
+        let in_grace = grace_ends(self.member, self.now).is_some();
+        let behind = |r: &ReplicaFacts| match r.accepted {
+            None => true,
+            Some(accepted) => accepted < delivered.generation && !in_grace,
+        };
+        self.replicas().find(|(_, r)| behind(r)).map(|(pod, r)| {
             let accepted = r.accepted.map_or_else(|| "none".to_owned(), |g| g.to_string());
             format!("pod {pod} accepted generation {accepted} of MeshAgent, {} was delivered", delivered.generation)
         })
@@ -320,11 +327,6 @@ impl View<'_> {
             None => fine("Answered", "requests come through on every path"),
         }
     }
-}
-
-struct Anchored {
-    generation: u32,
-    end: Timestamp,
 }
 
 /// Hindrances that concern the telemetry names only; the rest of the member is not held up by them.

@@ -163,6 +163,8 @@ pub struct Delivered {
     pub delivery: Delivery,
     /// `metadata.generation` of its `MeshAgent` afterwards.
     pub generation: i64,
+    /// When.
+    pub since: Timestamp,
 }
 
 /// What an agent reports.

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
+
 use crate::{
     conditions::{self, PathReport, Verdict},
     contract::{Caller, Contract},
@@ -17,6 +19,8 @@ use crate::{
 pub struct Plan {
     /// By member.
     pub members: BTreeMap<MemberKey, MemberPlan>,
+    /// When to plan again even if nothing happens until then.
+    pub wake_at: Option<Timestamp>,
 }
 
 /// What must be true of one member, and what is told about it.
@@ -92,21 +96,30 @@ pub struct Consume {
 
 /// Decides what must be true next in one mesh.
 #[must_use]
-pub fn plan(facts: &Facts) -> Plan {
+pub fn plan(facts: &Facts, now: Timestamp) -> Plan {
     let admitted = admit(facts);
     let members = facts
         .members
         .iter()
         .map(|(key, member)| {
             let planned = match admitted.get(key) {
-                Some(Admission::Holds(seat)) => enrolled(facts, &admitted, seat, member),
+                Some(Admission::Holds(seat)) => enrolled(Scene { facts, admitted: &admitted, now }, seat, member),
                 Some(Admission::Refused(why)) => refused(member, why),
                 None => leaving(member),
             };
             (key.clone(), planned)
         })
         .collect();
-    Plan { members }
+    let wake_at = facts.members.values().filter_map(|member| conditions::grace_ends(member, now)).min();
+    Plan { members, wake_at }
+}
+
+/// What one member is planned against.
+#[derive(Clone, Copy)]
+struct Scene<'a> {
+    facts: &'a Facts,
+    admitted: &'a Admitted,
+    now: Timestamp,
 }
 
 /// A member's place in the mesh.
@@ -249,7 +262,8 @@ fn gateway(peer: &Peer<'_>) -> BTreeSet<Target> {
     if claimed.is_empty() { peer.facts.gateway.clone() } else { claimed.clone() }
 }
 
-fn enrolled(facts: &Facts, admitted: &Admitted, seat: &Seat, member: &MemberFacts) -> MemberPlan {
+fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
+    let Scene { facts, admitted, now } = scene;
     let action = match (&facts.root, &member.access, &member.reach) {
         (Ok(root), Access::Found, Reach::Answers { .. }) => {
             Action::Deliver(Box::new(delivery(facts, admitted, seat, root)))
@@ -260,7 +274,7 @@ fn enrolled(facts: &Facts, admitted: &Admitted, seat: &Seat, member: &MemberFact
         .filter(|peer| calls(&seat.claim, &peer.seat.claim).is_some())
         .map(|peer| (peer.seat.claim.cluster.clone(), peer))
         .collect();
-    let view = conditions::View { facts, seat, member, action: &action, regions: &regions };
+    let view = conditions::View { facts, seat, member, regions: &regions, now };
     let verdicts = view.verdicts();
     let paths = view.paths();
     MemberPlan { settled: settled(member, &action), action, verdicts, paths }
