@@ -26,6 +26,9 @@ pub struct AdoptionFinding {
     pub costs: &'static str,
 }
 
+/// Object identifier of name constraints (RFC 5280 4.2.1.10).
+const NAME_CONSTRAINTS: &str = "2.5.29.30";
+
 /// A root with less left than this should be rotated before long: rotation waits for every member and every workload certificate.
 const SOON: SignedDuration = SignedDuration::from_hours(24 * 90);
 
@@ -62,95 +65,110 @@ fn refused(what: &impl ToString, costs: &'static str) -> AdoptionFinding {
 }
 
 fn look(root: &CertFacts, alone: bool, now: Timestamp, findings: &mut Vec<AdoptionFinding>) {
-    let mut say = |severity, holds: bool, what: &str, costs| {
+    let expired = root.not_after < now;
+    let soon = !expired && root.not_after.duration_since(now) < SOON;
+    let says = [
+        (
+            Severity::Refused,
+            expired,
+            format!("it expired at {}", root.not_after),
+            "no peer believes anything below it",
+        ),
+        (
+            Severity::Refused,
+            now < root.not_before,
+            format!("its life begins at {}", root.not_before),
+            "no peer believes anything below it before; a clock is wrong, or it was made for later",
+        ),
+        (
+            Severity::Warning,
+            soon,
+            format!("it expires at {}", root.not_after),
+            "intermediates cannot outlive it; rotate to a new root now",
+        ),
+        (
+            Severity::Note,
+            matches!(root.key, KeyAlgorithm::Rsa(_)),
+            format!("its key is {}", root.key),
+            "longer chains and slower signatures than with P-256",
+        ),
+        (
+            Severity::Note,
+            !root.self_issued && alone,
+            "it is not self-signed and comes without its issuer".to_owned(),
+            "peers must accept it as an anchor by itself; OpenSSL does so only when told to",
+        ),
+    ];
+    let extensions = extensions(root)
+        .into_iter()
+        .map(|(severity, holds, what, costs)| (severity, holds, what.to_owned(), costs));
+    for (severity, holds, what, costs) in says.into_iter().chain(extensions) {
         if holds {
             findings.push(AdoptionFinding {
                 severity,
-                what: what.to_owned(),
+                what,
                 costs,
             });
         }
-    };
-    let expired = root.not_after < now;
-    say(
-        Severity::Refused,
-        expired,
-        &format!("it expired at {}", root.not_after),
-        "no peer believes anything below it",
-    );
-    let young = now < root.not_before;
-    say(
-        Severity::Refused,
-        young,
-        &format!("its life begins at {}", root.not_before),
-        "no peer believes anything below it before; a clock is wrong, or it was made for later",
-    );
-    let soon = !expired && root.not_after.duration_since(now) < SOON;
-    say(
-        Severity::Warning,
-        soon,
-        &format!("it expires at {}", root.not_after),
-        "intermediates cannot outlive it; rotate to a new root now",
-    );
-    say(
-        Severity::Refused,
-        root.path_len == Some(0),
-        "its path length is 0",
-        "no intermediate can be signed, so no member can be enrolled",
-    );
-    say(
-        Severity::Warning,
-        root.path_len == Some(1),
-        "its path length is 1",
-        "OpenSSL will refuse chains through a cross-signed new root, so a rotation has to wait until every peer has the new bundle",
-    );
-    say(
-        Severity::Warning,
-        root.usages.is_empty(),
-        "it has no key usage",
-        "RFC 5280 wants one in a CA; strict verifiers refuse it",
-    );
-    say(
-        Severity::Warning,
-        !root.usages.is_empty() && !root.usages.contains(&Usage::CrlSign),
-        "its key usage leaves out signing revocation lists",
-        "an intermediate cannot be revoked, only outlived",
-    );
-    say(
-        Severity::Warning,
-        root.ski.is_none(),
-        "it has no subject key identifier",
-        "strict verifiers refuse it, and beside another root of the same name chains fail depending on the order of the bundle",
-    );
-    say(
-        Severity::Warning,
-        !root.extended.is_empty() && !both(root),
-        "it has an extended key usage that leaves out TLS servers or clients",
-        "some verifiers apply it to everything below",
-    );
-    say(
-        Severity::Note,
-        both(root),
-        "it has an extended key usage",
-        "a CA needs none; some verifiers apply it to everything below",
-    );
-    say(
-        Severity::Note,
-        matches!(root.key, KeyAlgorithm::Rsa(_)),
-        &format!("its key is {}", root.key),
-        "longer chains and slower signatures than with P-256",
-    );
-    say(
-        Severity::Note,
-        !root.self_issued && alone,
-        "it is not self-signed and comes without its issuer",
-        "peers must accept it as an anchor by itself; OpenSSL does so only when told to",
-    );
+    }
 }
 
-fn both(root: &CertFacts) -> bool {
-    root.extended.contains(&ExtendedUsage::ServerAuth)
-        && root.extended.contains(&ExtendedUsage::ClientAuth)
+/// What its extensions say: how much it matters, whether it is so, what, and what it costs.
+fn extensions(root: &CertFacts) -> [(Severity, bool, &'static str, &'static str); 8] {
+    let says_usage = !root.usages.is_empty();
+    let both = [ExtendedUsage::ServerAuth, ExtendedUsage::ClientAuth]
+        .iter()
+        .all(|usage| root.extended.contains(usage));
+    [
+        (
+            Severity::Refused,
+            root.path_len == Some(0),
+            "its path length is 0",
+            "no intermediate can be signed, so no member can be enrolled",
+        ),
+        (
+            Severity::Refused,
+            root.further.contains_key(NAME_CONSTRAINTS),
+            "it has name constraints",
+            "rustls and with it ztunnel refuse every SPIFFE ID below URI constraints, and all chains below directory names",
+        ),
+        (
+            Severity::Warning,
+            root.path_len == Some(1),
+            "its path length is 1",
+            "OpenSSL will refuse chains through a cross-signed new root, so a rotation has to wait until every peer has the new bundle",
+        ),
+        (
+            Severity::Warning,
+            !says_usage,
+            "it has no key usage",
+            "RFC 5280 wants one in a CA; strict verifiers refuse it",
+        ),
+        (
+            Severity::Warning,
+            says_usage && !root.usages.contains(&Usage::CrlSign),
+            "its key usage leaves out signing revocation lists",
+            "an intermediate cannot be revoked, only outlived",
+        ),
+        (
+            Severity::Warning,
+            root.ski.is_none(),
+            "it has no subject key identifier",
+            "strict verifiers refuse it, and beside another root of the same name chains fail depending on the order of the bundle",
+        ),
+        (
+            Severity::Warning,
+            !root.extended.is_empty() && !both,
+            "it has an extended key usage that leaves out TLS servers or clients",
+            "some verifiers apply it to everything below",
+        ),
+        (
+            Severity::Note,
+            both,
+            "it has an extended key usage",
+            "a CA needs none; some verifiers apply it to everything below",
+        ),
+    ]
 }
 
 #[cfg(test)]

@@ -317,23 +317,32 @@ fn check_may_sign(facts: &CertFacts) -> Result<(), Error> {
     Ok(())
 }
 
-/// Each certificate is issued by the next one.
+/// Each certificate is issued by the next one, and self-signed ones by themselves.
 fn check_links(chain: &[CertificateDer<'_>], all: &[CertFacts]) -> Result<(), Error> {
-    let steps = chain
-        .iter()
-        .zip(chain.iter().skip(1))
-        .zip(all.iter().zip(all.iter().skip(1)));
-    for (index, ((lower, upper), (below, above))) in steps.enumerate() {
-        let linked = issued_by(&parse(lower, index)?, &parse(upper, index + 1)?);
-        let pointed = below.aki.is_none() || above.ski.is_none() || below.aki == above.ski;
-        if !linked || !pointed || !above.is_ca {
-            return Err(Error::BrokenChain {
-                subject: below.subject.clone(),
-                issuer: above.subject.clone(),
-            });
-        }
+    let certificates: Vec<_> = chain.iter().zip(all).enumerate().collect();
+    for (below, above) in certificates.iter().zip(certificates.iter().skip(1)) {
+        check_link(below, above)?;
     }
-    Ok(())
+    certificates
+        .iter()
+        .filter(|(_, (_, facts))| facts.self_issued)
+        .try_for_each(|own| check_link(own, own))
+}
+
+type Placed<'a> = (usize, (&'a CertificateDer<'a>, &'a CertFacts));
+
+fn check_link(
+    (low, (lower, below)): &Placed<'_>,
+    (high, (upper, above)): &Placed<'_>,
+) -> Result<(), Error> {
+    let pointed = below.aki.is_none() || above.ski.is_none() || below.aki == above.ski;
+    if above.is_ca && pointed && issued_by(&parse(lower, *low)?, &parse(upper, *high)?) {
+        return Ok(());
+    }
+    Err(Error::BrokenChain {
+        subject: below.subject.clone(),
+        issuer: above.subject.clone(),
+    })
 }
 
 /// The lower names the upper in the very same bytes and is signed by its key.

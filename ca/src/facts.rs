@@ -1,6 +1,9 @@
 //! What a certificate says, in words of our own.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
@@ -8,7 +11,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::{
     asn1_rs::Oid,
     certificate::X509Certificate,
-    extensions::{GeneralName, ParsedExtension},
+    extensions::{GeneralName, ParsedExtension, X509Extension},
     oid_registry::{
         OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521,
         OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
@@ -63,6 +66,8 @@ pub struct CertFacts {
     pub uris: Vec<String>,
     /// All other alternative names, as text for people, in order.
     pub other_names: Vec<String>,
+    /// All other extensions, by object identifier: whether they are critical.
+    pub further: BTreeMap<String, bool>,
     /// Subject and issuer are the same bytes.
     pub self_issued: bool,
 }
@@ -270,6 +275,7 @@ pub(crate) fn read_facts(der: &CertificateDer<'_>, index: usize) -> Result<CertF
         extended: BTreeSet::new(),
         uris: Vec::new(),
         other_names: Vec::new(),
+        further: BTreeMap::new(),
         self_issued: subject.as_raw() == certificate.issuer().as_raw(),
     };
     let mut seen = BTreeSet::new();
@@ -278,19 +284,21 @@ pub(crate) fn read_facts(der: &CertificateDer<'_>, index: usize) -> Result<CertF
         if !seen.insert(oid.clone()) {
             return Err(refusal(format!("the extension {oid} stands in it twice")));
         }
-        facts
-            .take(extension.parsed_extension(), &oid)
-            .map_err(refusal)?;
+        facts.take(extension, &oid).map_err(refusal)?;
     }
     Ok(facts)
 }
 
 impl CertFacts {
-    fn take(&mut self, extension: &ParsedExtension<'_>, oid: &str) -> Result<(), String> {
-        match extension {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "all that is not read is listed, and so is what the parser learns later"
+    )]
+    fn take(&mut self, extension: &X509Extension<'_>, oid: &str) -> Result<(), String> {
+        match extension.parsed_extension() {
             ParsedExtension::SubjectKeyIdentifier(id) => self.ski = Some(hex(id.0)),
             ParsedExtension::AuthorityKeyIdentifier(id) => {
-                self.aki = id.key_identifier.as_ref().map(|id| hex(id.0))
+                self.aki = id.key_identifier.as_ref().map(|id| hex(id.0));
             }
             ParsedExtension::BasicConstraints(basic) => {
                 self.is_ca = basic.ca;
@@ -310,7 +318,9 @@ impl CertFacts {
             ParsedExtension::ParseError { error } => {
                 return Err(format!("the extension {oid} is broken: {error}"));
             }
-            _ => {}
+            _ => {
+                self.further.insert(oid.to_owned(), extension.critical);
+            }
         }
         Ok(())
     }
@@ -382,7 +392,10 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 /// Lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    digits
+        .filter_map(|digit| char::from_digit(u32::from(digit), 16))
+        .collect()
 }
 
 #[cfg(test)]

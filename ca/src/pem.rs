@@ -40,6 +40,10 @@ pub(crate) fn certificates(text: &str) -> Result<Vec<CertificateDer<'static>>, E
 }
 
 /// What the PEM reader says, without the text it read (which may hold a key).
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the reader may learn new errors"
+)]
 pub(crate) fn pem_reason(error: &rustls_pki_types::pem::Error) -> &'static str {
     use rustls_pki_types::pem::Error as Reader;
     match error {

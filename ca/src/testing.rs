@@ -109,7 +109,7 @@ pub(crate) fn openssl(args: &[&str]) -> Result<String, String> {
     let output = Command::new("openssl")
         .args(args)
         .output()
-        .expect("these tests need the openssl command, version 3");
+        .map_err(|error| format!("these tests need the openssl command, version 3: {error}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() {
         Ok(text(&output.stdout))

@@ -223,6 +223,17 @@ fn loading_refuses_what_does_not_belong_together() {
         Authority::of(&mixed, &member.key),
         Err(Error::BrokenChain { .. })
     ));
+    // A root whose own signature is not its own.
+    let mut forged = crate::pem::certificates(&material.cert_pem)
+        .unwrap()
+        .remove(0)
+        .to_vec();
+    *forged.last_mut().unwrap() ^= 1;
+    let forged = crate::pem::write("CERTIFICATE", forged);
+    assert!(matches!(
+        Authority::load(&forged, &material.key_pem),
+        Err(Error::BrokenChain { .. })
+    ));
     assert!(matches!(
         Authority::load("", member.key.pem()),
         Err(Error::NoCertificate)
