@@ -1,0 +1,164 @@
+//! Watches: each keeps one small picture of what is there, and tells only when the picture changes.
+
+use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use kube::{
+    Api, Resource, ResourceExt as _,
+    runtime::watcher::{self, Config, Event},
+};
+use mesh_api::labels;
+use serde::de::DeserializeOwned;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::{
+    OwnCluster,
+    seen::{self, CsrSeen, Intent, PodSeen, SecretSeen, ServiceSeen, Slice},
+};
+
+/// What a watch has seen, by name; nothing until everything was listed once.
+pub type Seen<V> = Option<Arc<BTreeMap<String, V>>>;
+
+/// Longest that a list may take before it is begun anew.
+const LIST_DEADLINE: Duration = Duration::from_secs(20);
+/// Seconds after which a watch is begun anew: how soon a connection that died in silence is noticed.
+const WATCH_SECS: u32 = 60;
+
+impl OwnCluster {
+    /// Follows the `MeshAgent`. The future ends only when nobody listens any more.
+    pub fn follow_intent(&self, to: watch::Sender<Seen<Intent>>) -> impl Future<Output = ()> + Send + 'static {
+        follow(self.agents(), named(labels::MESH_AGENT), seen::intent, to)
+    }
+
+    /// Follows the Secret of the intermediate.
+    pub fn follow_secret(&self, to: watch::Sender<Seen<SecretSeen>>) -> impl Future<Output = ()> + Send + 'static {
+        follow(self.secrets(), named(labels::INTERMEDIATE_SECRET), seen::secret, to)
+    }
+
+    /// Follows the requests for intermediates.
+    pub fn follow_requests(&self, to: watch::Sender<Seen<CsrSeen>>) -> impl Future<Output = ()> + Send + 'static {
+        let config = Config::default().fields(&format!("spec.signerName={}", labels::SIGNER));
+        follow(self.requests(), config, seen::csr, to)
+    }
+
+    /// Follows the pods of the agent.
+    pub fn follow_pods(&self, to: watch::Sender<Seen<PodSeen>>) -> impl Future<Output = ()> + Send + 'static {
+        let config = Config::default().labels(&format!("app={}", labels::AGENT_NAME));
+        follow(self.pods(), config, seen::pod, to)
+    }
+
+    /// Follows the telemetry Services that are ours.
+    pub fn follow_services(&self, to: watch::Sender<Seen<ServiceSeen>>) -> impl Future<Output = ()> + Send + 'static {
+        let config = Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_US));
+        follow(self.services(), config, seen::service, to)
+    }
+
+    /// Follows the endpoint slices that are ours.
+    pub fn follow_slices(&self, to: watch::Sender<Seen<Slice>>) -> impl Future<Output = ()> + Send + 'static {
+        let config = Config::default().labels(&format!("{}={}", seen::SLICE_MANAGED_BY, labels::MANAGED_BY_US));
+        follow(self.slices(), config, seen::slice, to)
+    }
+}
+
+fn named(name: &str) -> Config {
+    Config::default().fields(&format!("metadata.name={name}"))
+}
+
+/// How long to wait after the given number of failures in a row: half a second, doubled up to eight, and up to a
+/// quarter less, so that replicas do not ask in step.
+fn pause(failures: u32) -> Duration {
+    let whole = 500_u64 << failures.min(4);
+    let noise = u64::from(std::time::UNIX_EPOCH.elapsed().unwrap_or_default().subsec_micros());
+    Duration::from_millis(whole - noise % (whole / 4))
+}
+
+async fn follow<K, V>(api: Api<K>, config: Config, read: fn(&K) -> V, to: watch::Sender<Seen<V>>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    V: Clone + PartialEq + Send + Sync,
+{
+    let config = config.timeout(WATCH_SECS);
+    let mut failures = 0_u32;
+    while !to.is_closed() {
+        let mut stream = std::pin::pin!(watcher::watcher(api.clone(), config.clone()));
+        let mut listing: Option<BTreeMap<String, V>> = None;
+        let mut present: BTreeMap<String, V> = to.borrow().as_deref().cloned().unwrap_or_default();
+        loop {
+            // The watch notices by itself when its connection has died; a list does not.
+            let next = if listing.is_some() {
+                let Ok(next) = timeout(LIST_DEADLINE, stream.next()).await else {
+                    tracing::warn!(kind = %K::kind(&()), "the own API server did not finish a list; asking anew");
+                    break;
+                };
+                next
+            } else {
+                tokio::select! {
+                    next = stream.next() => next,
+                    () = to.closed() => return,
+                }
+            };
+            let Some(event) = next else { break };
+            match event {
+                Ok(event) => {
+                    // `Init` comes before anything was asked.
+                    if failures > 0 && !matches!(event, Event::Init) {
+                        tracing::info!(kind = %K::kind(&()), "the own API server answers again");
+                        failures = 0;
+                    }
+                    take(event, read, &mut listing, &mut present);
+                    if listing.is_none() {
+                        publish(&to, &present);
+                    }
+                }
+                Err(error) => {
+                    listing = None;
+                    if failures == 0 {
+                        tracing::warn!(kind = %K::kind(&()), error = &error as &dyn std::error::Error, "failed to watch");
+                    }
+                    sleep(pause(failures)).await;
+                    failures = failures.saturating_add(1);
+                }
+            }
+        }
+    }
+}
+
+fn take<K: Resource, V>(
+    event: Event<K>,
+    read: fn(&K) -> V,
+    listing: &mut Option<BTreeMap<String, V>>,
+    present: &mut BTreeMap<String, V>,
+) {
+    match event {
+        Event::Init => *listing = Some(BTreeMap::new()),
+        Event::InitApply(object) => {
+            if let Some(listing) = listing {
+                listing.insert(object.name_any(), read(&object));
+            }
+        }
+        Event::InitDone => {
+            if let Some(listed) = listing.take() {
+                *present = listed;
+            }
+        }
+        Event::Apply(object) => {
+            present.insert(object.name_any(), read(&object));
+        }
+        Event::Delete(object) => {
+            present.remove(&object.name_any());
+        }
+    }
+}
+
+fn publish<V: Clone + PartialEq>(to: &watch::Sender<Seen<V>>, present: &BTreeMap<String, V>) {
+    to.send_if_modified(|seen| {
+        if seen.as_deref() == Some(present) {
+            return false;
+        }
+        *seen = Some(Arc::new(present.clone()));
+        true
+    });
+}

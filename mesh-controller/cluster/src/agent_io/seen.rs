@@ -1,0 +1,216 @@
+//! Kubernetes objects of the own cluster as plain values.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
+
+use k8s_openapi::api::{
+    certificates::v1::CertificateSigningRequest,
+    core::v1::{Pod, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::ResourceExt as _;
+use mesh_api::{
+    agent::{MeshAgent, MeshAgentSpec, MeshAgentStatus},
+    labels,
+};
+use zeroize::Zeroizing;
+
+/// Label of an endpoint slice: who keeps it.
+pub(super) const SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// Label of an endpoint slice: whose it is.
+pub(super) const SLICE_SERVICE: &str = "kubernetes.io/service-name";
+
+/// What the controller wants of this member.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Intent {
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// Labels that everything made for this member carries.
+    pub marks: BTreeMap<String, String>,
+    /// It is being deleted.
+    pub leaving: bool,
+    /// What to serve.
+    pub spec: MeshAgentSpec,
+    /// What was reported last, by all replicas.
+    pub status: MeshAgentStatus,
+}
+
+pub(super) fn intent(object: &MeshAgent) -> Intent {
+    let mut marks: BTreeMap<String, String> = [labels::INSTALL, labels::MEMBER]
+        .iter()
+        .filter_map(|key| object.labels().get(*key).map(|value| ((*key).to_owned(), value.clone())))
+        .collect();
+    marks.insert(labels::MANAGED_BY.to_owned(), labels::MANAGED_BY_US.to_owned());
+    Intent {
+        generation: object.metadata.generation.unwrap_or_default(),
+        marks,
+        leaving: object.metadata.deletion_timestamp.is_some(),
+        spec: object.spec.clone(),
+        status: object.status.clone().unwrap_or_default(),
+    }
+}
+
+/// The Secret of the intermediate. Its `Debug` shows names of entries only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretSeen {
+    /// What it must still have when it is replaced.
+    pub resource_version: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its entries.
+    pub data: BTreeMap<String, Zeroizing<Vec<u8>>>,
+}
+
+impl fmt::Debug for SecretSeen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretSeen")
+            .field("resource_version", &self.resource_version)
+            .field("entries", &self.data.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) fn secret(object: &Secret) -> SecretSeen {
+    SecretSeen {
+        resource_version: object.resource_version().unwrap_or_default(),
+        labels: object.labels().clone(),
+        data: object
+            .data
+            .iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), Zeroizing::new(value.0.clone())))
+            .collect(),
+    }
+}
+
+/// A certificate request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CsrSeen {
+    /// The request, PEM.
+    pub request: Vec<u8>,
+    /// What became of it.
+    pub outcome: CsrOutcome,
+}
+
+/// What became of a certificate request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CsrOutcome {
+    /// Nothing yet.
+    Pending,
+    /// It was refused.
+    Denied {
+        /// One word.
+        reason: String,
+        /// For a person.
+        message: String,
+    },
+    /// It was approved and could not be signed.
+    Failed {
+        /// One word.
+        reason: String,
+        /// For a person.
+        message: String,
+    },
+    /// The certificate, then the certificates above it, PEM.
+    Issued(Vec<u8>),
+}
+
+pub(super) fn csr(object: &CertificateSigningRequest) -> CsrSeen {
+    let status = object.status.as_ref();
+    let condition = |kind: &str| {
+        status.and_then(|s| s.conditions.as_ref()).into_iter().flatten().find(|c| c.type_ == kind).map(|c| {
+            (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default())
+        })
+    };
+    let outcome = if let Some((reason, message)) = condition("Denied") {
+        CsrOutcome::Denied { reason, message }
+    } else if let Some((reason, message)) = condition("Failed") {
+        CsrOutcome::Failed { reason, message }
+    } else {
+        match status.and_then(|s| s.certificate.as_ref()) {
+            Some(certificate) if !certificate.0.is_empty() => CsrOutcome::Issued(certificate.0.clone()),
+            Some(_) | None => CsrOutcome::Pending,
+        }
+    };
+    CsrSeen { request: object.spec.request.0.clone(), outcome }
+}
+
+/// A pod of the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSeen {
+    /// Its addresses, at most one of each family.
+    pub ips: BTreeSet<IpAddr>,
+    /// It is ready and not about to end.
+    pub ready: bool,
+}
+
+pub(super) fn pod(object: &Pod) -> PodSeen {
+    let status = object.status.as_ref();
+    let ips = status
+        .and_then(|s| s.pod_ips.as_ref())
+        .into_iter()
+        .flatten()
+        .filter_map(|ip| ip.ip.parse().ok())
+        .collect();
+    let ready = status
+        .and_then(|s| s.conditions.as_ref())
+        .into_iter()
+        .flatten()
+        .any(|c| c.type_ == "Ready" && c.status == "True");
+    PodSeen { ips, ready: ready && object.metadata.deletion_timestamp.is_none() }
+}
+
+/// A telemetry Service that is ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSeen {
+    /// It has a selector, so Kubernetes keeps its endpoints and we must not.
+    pub selects: bool,
+    /// Address families it wants; empty if it does not say.
+    pub families: BTreeSet<String>,
+}
+
+pub(super) fn service(object: &Service) -> ServiceSeen {
+    let spec = object.spec.as_ref();
+    ServiceSeen {
+        selects: spec.and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty()),
+        families: spec.and_then(|s| s.ip_families.clone()).unwrap_or_default().into_iter().collect(),
+    }
+}
+
+/// An endpoint slice of ours: where one Service leads, for one address family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The Service.
+    pub service: String,
+    /// Addresses are IPv6.
+    pub v6: bool,
+    /// Addresses of pods that are ready.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Name and number of the port.
+    pub port: (String, u16),
+    /// Its labels, the two that Kubernetes itself reads aside.
+    pub marks: BTreeMap<String, String>,
+}
+
+pub(super) fn slice(object: &EndpointSlice) -> Slice {
+    let port = object.ports.iter().flatten().next();
+    let own = |key: &str| key != SLICE_MANAGED_BY && key != SLICE_SERVICE;
+    Slice {
+        service: object.labels().get(SLICE_SERVICE).cloned().unwrap_or_default(),
+        v6: object.address_type == "IPv6",
+        addresses: object
+            .endpoints
+            .iter()
+            .flat_map(|endpoint| &endpoint.addresses)
+            .filter_map(|address| address.parse().ok())
+            .collect(),
+        port: (
+            port.and_then(|p| p.name.clone()).unwrap_or_default(),
+            port.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok()).unwrap_or_default(),
+        ),
+        marks: object.labels().iter().filter(|(k, _)| own(k)).map(|(k, v)| (k.clone(), v.clone())).collect(),
+    }
+}

@@ -1,0 +1,230 @@
+//! Writes. Each is one call with a deadline; who calls decides whether and when to call again.
+
+use std::{collections::BTreeMap, fmt::Debug, future::Future};
+
+use k8s_openapi::{
+    ByteString,
+    api::{
+        certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec},
+        core::v1::Secret,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use mesh_api::{
+    GROUP, NAMESPACE, TELEMETRY_NAMESPACE,
+    agent::{Obstacle, Replica},
+    labels,
+    member::Intermediate,
+};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::{
+    AgentIoError, CALL_DEADLINE, OwnCluster,
+    seen::{SLICE_MANAGED_BY, SLICE_SERVICE, SecretSeen, Slice},
+};
+
+/// Whether an object was made, or somebody else had made it before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Made now.
+    Now,
+    /// There already (or changed since it was read): read it.
+    Before,
+}
+
+/// A request for an intermediate, to be posted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CsrDraft {
+    /// Name of the object.
+    pub name: String,
+    /// The request, PEM.
+    pub request: String,
+    /// Seconds that the certificate is to live. Kubernetes refuses less than 600.
+    pub seconds: u32,
+    /// Labels.
+    pub marks: BTreeMap<String, String>,
+}
+
+async fn call<T>(
+    verb: &'static str,
+    object: impl Into<String>,
+    future: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, AgentIoError> {
+    let object = object.into();
+    match timeout(CALL_DEADLINE, future).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(source)) => Err(AgentIoError::Call { verb, object, source: Box::new(source) }),
+        Err(_elapsed) => Err(AgentIoError::Deadline { verb, object }),
+    }
+}
+
+fn made<T>(outcome: Result<T, AgentIoError>) -> Result<Made, AgentIoError> {
+    match outcome {
+        Ok(_) => Ok(Made::Now),
+        Err(error) if error.is_conflict() => Ok(Made::Before),
+        Err(error) => Err(error),
+    }
+}
+
+fn secret_object(data: &BTreeMap<String, Zeroizing<Vec<u8>>>, labels: &BTreeMap<String, String>) -> Secret {
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(labels::INTERMEDIATE_SECRET.to_owned()),
+            namespace: Some(NAMESPACE.to_owned()),
+            labels: Some(labels.clone()),
+            ..ObjectMeta::default()
+        },
+        data: Some(data.iter().map(|(key, value)| (key.clone(), ByteString(value.to_vec()))).collect()),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }
+}
+
+fn posted() -> PostParams {
+    PostParams { field_manager: Some(labels::AGENT.to_owned()), ..PostParams::default() }
+}
+
+const SECRET: &str = "Secret istio-system/mesh-intermediate";
+const AGENT_STATUS: &str = "status of MeshAgent istio-system/mesh";
+
+impl OwnCluster {
+    /// Creates the Secret of the intermediate, unless it is there.
+    pub async fn create_secret(
+        &self,
+        data: &BTreeMap<String, Zeroizing<Vec<u8>>>,
+        marks: &BTreeMap<String, String>,
+    ) -> Result<Made, AgentIoError> {
+        let object = secret_object(data, marks);
+        made(call("create", SECRET, self.secrets().create(&posted(), &object)).await)
+    }
+
+    /// Puts other entries into the Secret of the intermediate, if it is still as it was read.
+    pub async fn replace_secret(
+        &self,
+        read: &SecretSeen,
+        data: &BTreeMap<String, Zeroizing<Vec<u8>>>,
+    ) -> Result<Made, AgentIoError> {
+        let mut object = secret_object(data, &read.labels);
+        object.metadata.resource_version = Some(read.resource_version.clone());
+        let secrets = self.secrets();
+        let params = posted();
+        let replacing = secrets.replace(labels::INTERMEDIATE_SECRET, &params, &object);
+        match made(call("replace", SECRET, replacing).await) {
+            // It was deleted meanwhile.
+            Err(error) if error.is_not_found() => Ok(Made::Before),
+            outcome => outcome,
+        }
+    }
+
+    /// Posts a request for an intermediate, unless it is there.
+    pub async fn post_request(&self, draft: &CsrDraft) -> Result<Made, AgentIoError> {
+        let object = CertificateSigningRequest {
+            metadata: ObjectMeta {
+                name: Some(draft.name.clone()),
+                labels: Some(draft.marks.clone()),
+                ..ObjectMeta::default()
+            },
+            spec: CertificateSigningRequestSpec {
+                request: ByteString(draft.request.clone().into_bytes()),
+                signer_name: labels::SIGNER.to_owned(),
+                expiration_seconds: i32::try_from(draft.seconds).ok(),
+                usages: Some(vec!["cert sign".to_owned(), "crl sign".to_owned()]),
+                ..CertificateSigningRequestSpec::default()
+            },
+            status: None,
+        };
+        let name = format!("CertificateSigningRequest {}", draft.name);
+        made(call("create", name, self.requests().create(&posted(), &object)).await)
+    }
+
+    /// Applies an endpoint slice. Every replica applies the same as the same field manager.
+    pub async fn apply_slice(&self, name: &str, slice: &Slice) -> Result<(), AgentIoError> {
+        let mut marks = slice.marks.clone();
+        marks.insert(SLICE_MANAGED_BY.to_owned(), labels::MANAGED_BY_US.to_owned());
+        marks.insert(SLICE_SERVICE.to_owned(), slice.service.clone());
+        let endpoints: Vec<Value> = slice
+            .addresses
+            .iter()
+            .map(|ip| json!({"addresses": [ip], "conditions": {"ready": true, "serving": true, "terminating": false}}))
+            .collect();
+        let object = json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": name, "namespace": TELEMETRY_NAMESPACE, "labels": marks},
+            "addressType": if slice.v6 { "IPv6" } else { "IPv4" },
+            "endpoints": endpoints,
+            "ports": [{"name": slice.port.0, "port": slice.port.1, "protocol": "TCP"}],
+        });
+        let slices = self.slices();
+        let (params, patch) = apply_as(labels::AGENT, &object);
+        let patching = slices.patch(name, &params, &patch);
+        call("apply", format!("EndpointSlice {TELEMETRY_NAMESPACE}/{name}"), patching).await.map(drop)
+    }
+
+    /// Deletes an endpoint slice of ours.
+    pub async fn delete_slice(&self, name: &str) -> Result<(), AgentIoError> {
+        let slices = self.slices();
+        let params = DeleteParams::default();
+        let object = format!("EndpointSlice {TELEMETRY_NAMESPACE}/{name}");
+        match call("delete", object, slices.delete(name, &params)).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Reports what this replica sees, as a field manager of its own.
+    pub async fn report_replica(&self, replica: &Replica) -> Result<(), AgentIoError> {
+        self.report(&manager_of(&replica.pod), json!({"replicas": [replica]})).await
+    }
+
+    /// Takes back what a replica reported that is no more: applied as its field manager, an empty report
+    /// removes all that it owned.
+    pub async fn forget_replica(&self, pod: &str) -> Result<(), AgentIoError> {
+        self.report(&manager_of(pod), json!({})).await
+    }
+
+    /// Reports the intermediates, or why there are none. All replicas read the same and report it as one.
+    pub async fn report_intermediates(
+        &self,
+        intermediates: &[Intermediate],
+        obstacle: Option<&Obstacle>,
+    ) -> Result<(), AgentIoError> {
+        let mut status = json!({"intermediates": intermediates});
+        if let (Some(obstacle), Some(status)) = (obstacle, status.as_object_mut()) {
+            status.insert("obstacle".to_owned(), json!(obstacle));
+        }
+        self.report(labels::AGENT, status).await
+    }
+
+    async fn report(&self, manager: &str, status: Value) -> Result<(), AgentIoError> {
+        let object = json!({
+            "apiVersion": format!("{GROUP}/v1alpha1"),
+            "kind": "MeshAgent",
+            "metadata": {"name": labels::MESH_AGENT, "namespace": NAMESPACE},
+            "status": status,
+        });
+        let agents = self.agents();
+        let (params, patch) = apply_as(manager, &object);
+        let patching = agents.patch_status(labels::MESH_AGENT, &params, &patch);
+        call("apply", AGENT_STATUS, patching).await.map(drop)
+    }
+
+    /// Whether a pod of the agent exists, asked of the API server itself.
+    pub async fn pod_exists(&self, name: &str) -> Result<bool, AgentIoError> {
+        let pods = self.pods();
+        let pod = call("get", format!("Pod {NAMESPACE}/{name}"), pods.get_metadata_opt(name)).await?;
+        Ok(pod.is_some())
+    }
+}
+
+/// The field manager of one replica's report.
+fn manager_of(pod: &str) -> String {
+    format!("{}/{pod}", labels::AGENT)
+}
+
+fn apply_as<'a, T: serde::Serialize + Debug>(manager: &str, object: &'a T) -> (PatchParams, Patch<&'a T>) {
+    (PatchParams::apply(manager).force(), Patch::Apply(object))
+}

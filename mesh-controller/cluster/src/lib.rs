@@ -1,0 +1,16 @@
+//! The door to Kubernetes: everything that talks to an API server, ours or a member's.
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`client`] | clients to our own API server and to those of members |
+//! | [`call`] | one request: its deadline, and what went wrong in words |
+//! | [`watches`] | watches that never end |
+//! | [`apply`] | the only writer: applies, prunes and withdraws what is ours, refuses what is foreign |
+//! | [`lease`] | who leads |
+//! | [`vault`] | the root |
+//! | [`tasks`] | supervised tasks |
+
+pub mod call;
+pub mod client;
+pub mod tasks;
+pub mod watches;
