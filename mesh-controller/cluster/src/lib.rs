@@ -9,7 +9,9 @@
 //! | [`lease`] | who leads |
 //! | [`vault`] | the root |
 //! | [`tasks`] | supervised tasks |
+//! | [`agent_io`] | what the agent reads and writes in its own cluster |
 
+pub mod agent_io;
 pub mod call;
 pub mod client;
 pub mod tasks;
