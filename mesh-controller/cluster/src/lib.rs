@@ -7,12 +7,14 @@
 //! | [`watches`] | watches that never end |
 //! | [`apply`] | the only writer: applies, prunes and withdraws what is ours, refuses what is foreign |
 //! | [`lease`] | who leads |
-//! | [`vault`] | the root |
+//! | `vault` | the root |
 //! | [`tasks`] | supervised tasks |
 //! | [`agent_io`] | what the agent reads and writes in its own cluster |
 
 pub mod agent_io;
+pub mod apply;
 pub mod call;
 pub mod client;
+pub mod lease;
 pub mod tasks;
 pub mod watches;

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     OwnCluster,
-    seen::{self, CsrSeen, Intent, PodSeen, SecretSeen, ServiceSeen, Slice},
+    seen::{self, CsrSeen, Intent, PodSeen, ServiceSeen, Slice},
 };
 
 /// What a watch has seen, by name; nothing until everything was listed once.
@@ -31,11 +31,6 @@ impl OwnCluster {
     /// Follows the `MeshAgent`. The future ends only when nobody listens any more.
     pub fn follow_intent(&self, to: watch::Sender<Seen<Intent>>) -> impl Future<Output = ()> + Send + 'static {
         follow(self.agents(), named(labels::MESH_AGENT), seen::intent, to)
-    }
-
-    /// Follows the Secret of the intermediate.
-    pub fn follow_secret(&self, to: watch::Sender<Seen<SecretSeen>>) -> impl Future<Output = ()> + Send + 'static {
-        follow(self.secrets(), named(labels::INTERMEDIATE_SECRET), seen::secret, to)
     }
 
     /// Follows the requests for intermediates.

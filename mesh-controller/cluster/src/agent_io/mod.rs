@@ -8,14 +8,13 @@
 //! | ours | `meshagents` | `istio-system` | | get, list, watch |
 //! | ours | `meshagents/status` | `istio-system` | | patch |
 //! | core | `secrets` | `istio-system` | | create |
-//! | core | `secrets` | `istio-system` | `mesh-intermediate` | get, list, watch, update |
+//! | core | `secrets` | `istio-system` | `mesh-intermediate` | get, update |
 //! | core | `pods` | `istio-system` | | get, list, watch |
 //! | core | `services` | `kof` | | list, watch |
 //! | `discovery.k8s.io` | `endpointslices` | `kof` | | list, watch, create, patch, delete |
 //! | `certificates.k8s.io` | `certificatesigningrequests` | | | create, list, watch |
 //!
-//! Server-side apply needs `create` and `patch`; a watch of one named Secret is allowed by a rule with that
-//! name because it selects on `metadata.name`.
+//! Server-side apply needs `create` and `patch`.
 
 mod follow;
 mod seen;
@@ -80,6 +79,12 @@ impl AgentIoError {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.status(kube::core::Status::is_not_found)
+    }
+
+    /// The API server does not let us.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        self.status(kube::core::Status::is_forbidden)
     }
 
     /// Somebody else was faster.

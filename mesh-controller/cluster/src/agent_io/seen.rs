@@ -145,6 +145,8 @@ pub struct PodSeen {
     pub ips: BTreeSet<IpAddr>,
     /// It is ready and not about to end.
     pub ready: bool,
+    /// It is about to end.
+    pub leaving: bool,
 }
 
 pub(super) fn pod(object: &Pod) -> PodSeen {
@@ -160,7 +162,9 @@ pub(super) fn pod(object: &Pod) -> PodSeen {
         .into_iter()
         .flatten()
         .any(|c| c.type_ == "Ready" && c.status == "True");
-    PodSeen { ips, ready: ready && object.metadata.deletion_timestamp.is_none() }
+    let over = status.and_then(|s| s.phase.as_deref()).is_some_and(|phase| phase == "Succeeded" || phase == "Failed");
+    let leaving = over || object.metadata.deletion_timestamp.is_some();
+    PodSeen { ips, ready: ready && !leaving, leaving }
 }
 
 /// A telemetry Service that is ours.

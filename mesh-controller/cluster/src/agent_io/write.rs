@@ -1,4 +1,4 @@
-//! Writes. Each is one call with a deadline; who calls decides whether and when to call again.
+//! Single reads and writes. Each is one call with a deadline; who calls decides whether and when to call again.
 
 use std::{collections::BTreeMap, fmt::Debug, future::Future};
 
@@ -10,7 +10,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use mesh_api::{
     GROUP, NAMESPACE, TELEMETRY_NAMESPACE,
     agent::{Obstacle, Replica},
@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use super::{
     AgentIoError, CALL_DEADLINE, OwnCluster,
-    seen::{SLICE_MANAGED_BY, SLICE_SERVICE, SecretSeen, Slice},
+    seen::{self, SLICE_MANAGED_BY, SLICE_SERVICE, SecretSeen, Slice},
 };
 
 /// Whether an object was made, or somebody else had made it before.
@@ -91,6 +91,13 @@ const SECRET: &str = "Secret istio-system/mesh-intermediate";
 const AGENT_STATUS: &str = "status of MeshAgent istio-system/mesh";
 
 impl OwnCluster {
+    /// Reads the Secret of the intermediate.
+    pub async fn read_secret(&self) -> Result<Option<SecretSeen>, AgentIoError> {
+        let secrets = self.secrets();
+        let read = call("get", SECRET, secrets.get_opt(labels::INTERMEDIATE_SECRET)).await?;
+        Ok(read.as_ref().map(seen::secret))
+    }
+
     /// Creates the Secret of the intermediate, unless it is there.
     pub async fn create_secret(
         &self,
@@ -210,6 +217,17 @@ impl OwnCluster {
         let (params, patch) = apply_as(manager, &object);
         let patching = agents.patch_status(labels::MESH_AGENT, &params, &patch);
         call("apply", AGENT_STATUS, patching).await.map(drop)
+    }
+
+    /// Whether telemetry Services may be read. An older controller gave no such right.
+    pub async fn may_read_services(&self) -> Result<bool, AgentIoError> {
+        let services = self.services();
+        let params = ListParams::default().limit(1);
+        match call("list", format!("Services in {TELEMETRY_NAMESPACE}"), services.list_metadata(&params)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_forbidden() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether a pod of the agent exists, asked of the API server itself.

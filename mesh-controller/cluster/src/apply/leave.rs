@@ -1,0 +1,166 @@
+//! Leaving a member: everything of ours goes, in an order in which nothing breaks for others and nothing comes
+//! back: first the names that lead to us, then the agent, then its rights, then what it made, last what all stood on.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{
+    certificates::v1::CertificateSigningRequest, coordination::v1::Lease, core::v1::Secret, discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Discovery, Resource,
+    api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams, Preconditions},
+    core::NamespaceResourceScope,
+    discovery::{Scope, verbs},
+};
+use mesh_api::{NAMESPACE, TELEMETRY_NAMESPACE, labels, render::prunable};
+use serde_json::json;
+
+use super::{ObjectId, Writer};
+use crate::call::{CallError, call, call_opt};
+
+/// Figures about pods, not objects.
+const FIGURES: &str = "metrics.k8s.io";
+
+/// What is left of ours in a member after a pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Objects that this pass still found.
+    pub found: u32,
+}
+
+impl Writer {
+    /// One pass of leaving. Leaving is complete when a pass finds nothing; until then it is to be repeated.
+    ///
+    /// # Errors
+    ///
+    /// The first request that failed. Nothing is lost: the next pass begins again.
+    pub async fn leave(&self) -> Result<Remains, CallError> {
+        let mut found = 0;
+        for kind in prunable() {
+            if kind.kind == "MeshAgent" {
+                found += self.leave_made_by_agent().await?;
+            }
+            for (id, meta) in self.ours(*kind).await? {
+                if id.kind.kind == "Namespace" {
+                    found += self.leave_namespace(&id, &meta).await?;
+                } else if meta.deletion_timestamp.is_none() || meta.finalizers.as_ref().is_none_or(Vec::is_empty) {
+                    found += 1;
+                    self.delete(&id, &meta).await?;
+                }
+            }
+        }
+        Ok(Remains { found })
+    }
+
+    /// What the agent made carries our label and not our member's UID; it lies in known places. Secrets are not read, only their metadata.
+    async fn leave_made_by_agent(&self) -> Result<u32, CallError> {
+        let made = format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_US);
+        let by_label = ListParams::default().labels(&made);
+        let intermediate = ListParams::default().fields(&format!("metadata.name={}", labels::INTERMEDIATE_SECRET));
+        let mut found = self.leave_each::<Secret>(NAMESPACE, &intermediate).await?;
+        found += self.leave_each::<Lease>(NAMESPACE, &by_label).await?;
+        found += self.leave_each::<EndpointSlice>(TELEMETRY_NAMESPACE, &by_label).await?;
+        let requests: Api<CertificateSigningRequest> = Api::all(self.client.clone());
+        let ours = ListParams::default().fields(&format!("spec.signerName={}", labels::SIGNER));
+        let list = call("list", "certificatesigningrequests", requests.list_metadata(&ours)).await?;
+        for request in list.items {
+            found += 1;
+            self.leave_one(&requests, "CertificateSigningRequest", &request.metadata).await?;
+        }
+        Ok(found)
+    }
+
+    async fn leave_each<K>(&self, namespace: &str, which: &ListParams) -> Result<u32, CallError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send,
+        PartialObjectMeta<K>: Send,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        let plural = K::plural(&()).into_owned();
+        let list = call("list", format!("{plural} in {namespace}"), api.list_metadata(which)).await?;
+        let mut found = 0;
+        for object in list.items {
+            let label = object.metadata.labels.as_ref().and_then(|l| l.get(labels::MANAGED_BY));
+            // On management the controller's own Lease is not the member's.
+            let theirs = object.metadata.name.as_deref() == Some(crate::lease::NAME);
+            if label.map(String::as_str) == Some(labels::MANAGED_BY_US) && !theirs && object.metadata.deletion_timestamp.is_none() {
+                found += 1;
+                self.leave_one(&api, &plural, &object.metadata).await?;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn leave_one<K>(&self, api: &Api<K>, kind: &str, meta: &ObjectMeta) -> Result<(), CallError>
+    where
+        K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send,
+    {
+        let name = meta.name.clone().unwrap_or_default();
+        let object = format!("{kind} {name}");
+        self.allowed("delete", &object)?;
+        let preconditions = Some(Preconditions { uid: meta.uid.clone(), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::background() };
+        match call("delete", &object, api.delete(&name, &params)).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A namespace that we made goes when nothing of others is in it; else only our labels go.
+    async fn leave_namespace(&self, id: &ObjectId, meta: &ObjectMeta) -> Result<u32, CallError> {
+        if meta.deletion_timestamp.is_some() {
+            return Ok(0);
+        }
+        match self.tenant(&id.name).await? {
+            None => {
+                self.delete(id, meta).await?;
+            }
+            Some(tenant) => {
+                tracing::info!(namespace = %id.name, %tenant, "Leaving the namespace to others");
+                self.allowed("apply", id)?;
+                // Applying nothing gives up everything that we applied before.
+                let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": id.name, "uid": meta.uid } });
+                let params = PatchParams::apply(self.manager).force();
+                call("apply", id, self.api(id).patch(&id.name, &params, &Patch::Apply(&body))).await?;
+            }
+        }
+        Ok(1)
+    }
+
+    /// Something in a namespace that is neither ours nor in every namespace.
+    async fn tenant(&self, namespace: &str) -> Result<Option<String>, CallError> {
+        let discovery = call("discover", "the API", Discovery::new(self.client.clone()).exclude(&[FIGURES]).run_aggregated()).await?;
+        for group in discovery.groups() {
+            for (kind, capabilities) in group.recommended_resources() {
+                if capabilities.scope != Scope::Namespaced || !capabilities.supports_operation(verbs::LIST) {
+                    continue;
+                }
+                let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &kind);
+                let object = format!("{} in {namespace}", kind.plural);
+                let list = call_opt("list", object, api.list_metadata(&ListParams::default().limit(50))).await?;
+                let found = list.into_iter().flat_map(|list| list.items).find(|o| !is_usual(&kind.kind, &o.metadata));
+                if let Some(found) = found {
+                    return Ok(Some(format!("{} {}", kind.kind, found.metadata.name.unwrap_or_default())));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// In every namespace, or on its way out with us.
+fn is_usual(kind: &str, meta: &ObjectMeta) -> bool {
+    let name = meta.name.as_deref().unwrap_or_default();
+    let none = BTreeMap::new();
+    let all = meta.labels.as_ref().unwrap_or(&none);
+    let ours = all.get(labels::MANAGED_BY).is_some_and(|by| by == labels::MANAGED_BY_US)
+        || all.get("app").is_some_and(|app| app == labels::AGENT_NAME);
+    let usual = match kind {
+        "Event" => true,
+        "ConfigMap" => name == "kube-root-ca.crt",
+        "ServiceAccount" => name == "default",
+        _ => false,
+    };
+    ours || usual || meta.deletion_timestamp.is_some()
+}
