@@ -34,7 +34,7 @@ pub use facts::{CertFacts, ExtendedUsage, KeyAlgorithm, Usage, facts};
 pub use key::{PrivateKey, PublicKey};
 pub use pem::{CERTIFICATES_MAX, PEM_MAX, bundle};
 pub use profile::{CA_BACKDATE, IntermediateSubject, LEAF_BACKDATE};
-pub use verify::{VerifyError, verify_intermediate, verify_leaf};
+pub use verify::{VerifyError, recognise_intermediate, verify_intermediate, verify_leaf};
 
 #[cfg(test)]
 mod testing;

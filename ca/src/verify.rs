@@ -6,7 +6,10 @@ use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::{
-    Authority, CertFacts, Error, IntermediateSubject, PrivateKey, Usage, facts::read_facts, pem,
+    Authority, CertFacts, Error, IntermediateSubject, PrivateKey, Usage,
+    authority::issued_by,
+    facts::{parse, read_facts},
+    pem,
     profile::intermediate_name,
 };
 
@@ -141,6 +144,53 @@ pub fn verify_intermediate(
     believe(leaf, above, roots_pem, now)?;
     check_pointer(&chain, roots_pem)?;
     Ok(facts)
+}
+
+/// Judges an intermediate that a member shows as its own, before peers of the member are told to trust it: made for this member and
+/// generation, within the profile, alive, and signed by this root. (Whether the member holds its key shows at the first handshake.)
+///
+/// # Errors
+///
+/// The first rule that it breaks.
+pub fn recognise_intermediate(
+    certificate_pem: &str,
+    root_pem: &str,
+    expected: &IntermediateSubject,
+    now: Timestamp,
+) -> Result<CertFacts, VerifyError> {
+    let certificates = pem::certificates(certificate_pem).map_err(VerifyError::ReadChain)?;
+    let [certificate] = certificates.as_slice() else {
+        return Err(VerifyError::Profile {
+            rule: "an intermediate is shown alone",
+        });
+    };
+    let (_, facts) = read_chain(&certificates, now)?;
+    let name = format!("intermediate g{} ", expected.generation);
+    let same = facts.organization.as_deref() == Some(expected.mesh.as_str())
+        && facts.unit.as_deref() == Some(expected.cluster.as_str())
+        && facts
+            .common_name
+            .as_deref()
+            .is_some_and(|found| found.starts_with(&name));
+    if !same {
+        let expected = format!("O={}, OU={}, CN={name}", expected.mesh, expected.cluster);
+        return Err(VerifyError::Subject {
+            expected,
+            found: facts.subject,
+        });
+    }
+    check_profile(&facts)?;
+    let roots = pem::certificates(root_pem).map_err(VerifyError::ReadAnchors)?;
+    let own = parse(certificate, 0).map_err(VerifyError::ReadChain)?;
+    for (index, root) in roots.iter().enumerate() {
+        let root = parse(root, index).map_err(VerifyError::ReadAnchors)?;
+        if issued_by(&own, &root) {
+            return Ok(facts);
+        }
+    }
+    Err(VerifyError::Profile {
+        rule: "an intermediate is signed by the root",
+    })
 }
 
 fn check_subject(
