@@ -7,7 +7,7 @@
 //! | [`watches`] | watches that never end |
 //! | [`apply`] | the only writer: applies, prunes and withdraws what is ours, refuses what is foreign |
 //! | [`lease`] | who leads |
-//! | `vault` | the root |
+//! | [`vault`] | the root |
 //! | [`tasks`] | supervised tasks |
 //! | [`agent_io`] | what the agent reads and writes in its own cluster |
 
@@ -17,4 +17,5 @@ pub mod call;
 pub mod client;
 pub mod lease;
 pub mod tasks;
+pub mod vault;
 pub mod watches;
