@@ -89,7 +89,7 @@ pub(crate) fn root(
     name.push(DnType::OrganizationName, mesh.as_str());
     name.push(
         DnType::CommonName,
-        format!("root g{generation} {}", short(key)),
+        format!("root g{generation} {}", short(key.fingerprint())),
     );
     // No path length: a cross-signed root adds a level, and OpenSSL enforces the limit of an anchor.
     let mut params = ca(name, BasicConstraints::Unconstrained, life)?;
@@ -109,14 +109,14 @@ pub(crate) fn intermediate(
     name.push(DnType::OrganizationalUnitName, subject.cluster.as_str());
     name.push(
         DnType::CommonName,
-        intermediate_name(subject.generation, key),
+        named_after(key.fingerprint(), subject.generation),
     );
     ca(name, BasicConstraints::Constrained(0), life)
 }
 
-/// `CN=` of an intermediate.
-pub(crate) fn intermediate_name(generation: u32, key: &PublicKey) -> String {
-    format!("intermediate g{generation} {}", short(key))
+/// `CN=` of an intermediate over the key with this fingerprint.
+pub(crate) fn named_after(fingerprint: &str, generation: u32) -> String {
+    format!("intermediate g{generation} {}", short(fingerprint))
 }
 
 /// A leaf that is thrown away after a trial verification; it names a trust domain that nobody can have.
@@ -194,8 +194,8 @@ fn serial() -> Result<[u8; 16], Error> {
 }
 
 /// Eight characters that tell keys apart for people and keep subjects unique.
-fn short(key: &PublicKey) -> String {
-    key.fingerprint().chars().take(8).collect()
+fn short(fingerprint: &str) -> String {
+    fingerprint.chars().take(8).collect()
 }
 
 /// Whole seconds, cut downwards; years beyond 9999 do not occur in a [`Timestamp`].

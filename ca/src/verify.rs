@@ -10,7 +10,7 @@ use crate::{
     authority::issued_by,
     facts::{parse, read_facts},
     pem,
-    profile::intermediate_name,
+    profile::named_after,
 };
 
 /// Why a chain is not believed.
@@ -165,28 +165,31 @@ pub fn recognise_intermediate(
         });
     };
     let (_, facts) = read_chain(&certificates, now)?;
-    let name = format!("intermediate g{} ", expected.generation);
-    let same = facts.organization.as_deref() == Some(expected.mesh.as_str())
-        && facts.unit.as_deref() == Some(expected.cluster.as_str())
-        && facts
-            .common_name
-            .as_deref()
-            .is_some_and(|found| found.starts_with(&name));
-    if !same {
-        let expected = format!("O={}, OU={}, CN={name}", expected.mesh, expected.cluster);
-        return Err(VerifyError::Subject {
-            expected,
-            found: facts.subject,
+    let name = named_after(&facts.key_fingerprint, expected.generation);
+    check_name(&facts, expected, &name)?;
+    check_profile(&facts)?;
+    if !facts.key.is_used() {
+        return Err(VerifyError::Profile {
+            rule: "an intermediate's key is one that peers take",
         });
     }
-    check_profile(&facts)?;
-    let roots = pem::certificates(root_pem).map_err(VerifyError::ReadAnchors)?;
     let own = parse(certificate, 0).map_err(VerifyError::ReadChain)?;
+    let roots = pem::certificates(root_pem).map_err(VerifyError::ReadAnchors)?;
+    let mut alive = false;
     for (index, root) in roots.iter().enumerate() {
+        let above = read_facts(root, index).map_err(VerifyError::ReadAnchors)?;
+        if !above.is_ca || !above.is_valid_at(now) {
+            continue;
+        }
+        alive = true;
+        let pointed = above.ski.is_none() || above.ski == facts.aki;
         let root = parse(root, index).map_err(VerifyError::ReadAnchors)?;
-        if issued_by(&own, &root) {
+        if pointed && issued_by(&own, &root) {
             return Ok(facts);
         }
+    }
+    if !alive {
+        return Err(VerifyError::NoValidAnchor { now });
     }
     Err(VerifyError::Profile {
         rule: "an intermediate is signed by the root",
@@ -201,10 +204,18 @@ fn check_subject(
     if facts.key_fingerprint != own_key.public().fingerprint() {
         return Err(VerifyError::Key);
     }
-    let name = intermediate_name(expected.generation, own_key.public());
+    let name = named_after(own_key.public().fingerprint(), expected.generation);
+    check_name(facts, expected, &name)
+}
+
+fn check_name(
+    facts: &CertFacts,
+    expected: &IntermediateSubject,
+    name: &str,
+) -> Result<(), VerifyError> {
     let same = facts.organization.as_deref() == Some(expected.mesh.as_str())
         && facts.unit.as_deref() == Some(expected.cluster.as_str())
-        && facts.common_name.as_deref() == Some(name.as_str());
+        && facts.common_name.as_deref() == Some(name);
     if same {
         return Ok(());
     }

@@ -310,7 +310,7 @@ fn nobody_asks_to_be_a_ca() {
         params.key_usages = vec![
             KeyUsagePurpose::DigitalSignature,
             KeyUsagePurpose::KeyCertSign,
-        ]
+        ];
     });
     assert_eq!(
         signs,
@@ -340,7 +340,7 @@ fn nobody_asks_for_other_purposes() {
     ];
     for (purpose, name) in cases {
         let refusal = judged(|params| {
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, purpose]
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, purpose];
         });
         assert_eq!(
             refusal,

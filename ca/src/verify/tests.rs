@@ -2,14 +2,14 @@
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyIdMethod, KeyUsagePurpose, SanType,
 };
 use time::OffsetDateTime;
 
-use super::{VerifyError, verify_intermediate, verify_leaf};
+use super::{VerifyError, recognise_intermediate, verify_intermediate, verify_leaf};
 use crate::{
-    Authority, CA_BACKDATE, IntermediateSubject, PrivateKey, pem,
+    Authority, CA_BACKDATE, IntermediateSubject, PrivateKey, bundle, pem,
     profile::{self, Life},
     testing::{
         HOUR, MONTH, Member, YEAR, identity, member, mesh, now, openssl_verify, root, subject,
@@ -376,5 +376,57 @@ fn a_pointer_to_no_root_is_refused() {
     assert!(
         matches!(verdict, Err(VerifyError::Profile { .. })),
         "{verdict:?}"
+    );
+}
+
+/// What the controller asks of a certificate that a member shows: the same rules, without the key.
+#[test]
+fn an_intermediate_that_a_member_shows_is_recognised_or_refused() {
+    let world = world();
+    let child1 = subject("child1", 1);
+    let judge = |chain: &str| recognise_intermediate(chain, &world.root, &child1, now());
+    let good = &world.child.issued.cert_pem;
+    assert_eq!(judge(good).unwrap(), world.child.issued.facts);
+    assert!(matches!(judge("hello"), Err(VerifyError::ReadChain(_))));
+    let two = format!("{good}{}", world.root);
+    assert!(matches!(judge(&two), Err(VerifyError::Profile { .. })));
+    let at = |root: &str, expected, now| recognise_intermediate(good, root, &expected, now);
+    assert!(matches!(
+        at("hello", subject("child1", 1), now()),
+        Err(VerifyError::ReadAnchors(_))
+    ));
+    for other in [subject("child2", 1), subject("child1", 2)] {
+        assert!(matches!(
+            at(&world.root, other, now()),
+            Err(VerifyError::Subject { .. })
+        ));
+    }
+    let late = at(&world.root, subject("child1", 1), now() + YEAR);
+    assert!(matches!(late, Err(VerifyError::OutsideLife { .. })));
+    // The same names by another root: a member cannot bring a CA of its own making.
+    let stranger = self::world();
+    let foreign =
+        recognise_intermediate(&stranger.child.issued.cert_pem, &world.root, &child1, now());
+    assert!(
+        matches!(foreign, Err(VerifyError::Profile { .. })),
+        "{foreign:?}"
+    );
+    let both = bundle([world.root.as_str(), &stranger.root]).unwrap();
+    recognise_intermediate(&stranger.child.issued.cert_pem, &both, &child1, now()).unwrap();
+    // The name of another key, a longer path, an expired root.
+    let renamed = world.odd_intermediate(|params| {
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "intermediate g1 00000000");
+    });
+    assert!(matches!(judge(&renamed), Err(VerifyError::Subject { .. })));
+    let deep =
+        world.odd_intermediate(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    assert!(matches!(judge(&deep), Err(VerifyError::Profile { .. })));
+    let long = world.odd_intermediate(|params| params.not_after = date(now() + YEAR * 20));
+    let late = recognise_intermediate(&long, &world.root, &child1, now() + YEAR * 11);
+    assert!(
+        matches!(late, Err(VerifyError::NoValidAnchor { .. })),
+        "{late:?}"
     );
 }
