@@ -21,8 +21,9 @@ pub const NAMESPACE: &str = "istio-system";
 /// Namespace of the telemetry names.
 pub const TELEMETRY_NAMESPACE: &str = "kof";
 
-/// Our CRDs, in the order in which they are installed.
+/// The CRDs that the chart installs on management. That of [`agent::MeshAgent`] is not among them: the
+/// controller delivers it to each member, of which management is one.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![mesh::Mesh::crd(), member::MeshMember::crd(), agent::MeshAgent::crd()]
+    vec![mesh::Mesh::crd(), member::MeshMember::crd()]
 }

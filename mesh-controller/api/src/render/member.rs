@@ -28,7 +28,7 @@ pub struct MemberSettings {
     pub leaf_seconds: u32,
     /// Seconds that an intermediate lives.
     pub intermediate_seconds: u32,
-    /// Log filter of the agent, as `RUST_LOG` reads it.
+    /// Log filter of the agent.
     pub log: String,
 }
 

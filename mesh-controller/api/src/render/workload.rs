@@ -135,8 +135,7 @@ fn agent(settings: &MemberSettings) -> Value {
         "args": ["agent"],
         "env": [
             from_pod("POD_NAME", "metadata.name"),
-            from_pod("POD_IP", "status.podIP"),
-            { "name": "RUST_LOG", "value": settings.log },
+            { "name": "MESH_LOG", "value": settings.log },
         ],
         "ports": [{ "name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP" }],
         "readinessProbe": { "httpGet": { "path": "/readyz", "port": ADMIN_PORT, "scheme": "HTTP" }, "periodSeconds": 1, "failureThreshold": 2 },
