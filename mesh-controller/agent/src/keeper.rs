@@ -1,0 +1,171 @@
+//! Does what [`crate::intermediate`] decides.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use mesh_ca::PrivateKey;
+use mesh_cluster::agent_io::{AgentIoError, CsrSeen, Made, OwnCluster, SecretSeen, Seen};
+use mesh_core::facts::Obstacle;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    intermediate::{Act, Decision, Entries, Signer, chain_of, decide},
+    jitter,
+    report::Board,
+    wanted::Wanted,
+};
+
+/// How often the Secret is looked at when nothing else happens: a person may have deleted it.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What the keeper of the intermediate needs.
+pub(crate) struct Keeper {
+    pub(crate) cluster: OwnCluster,
+    pub(crate) wanted: watch::Receiver<Option<Arc<Wanted>>>,
+    pub(crate) requests: watch::Receiver<Seen<CsrSeen>>,
+    pub(crate) signer: watch::Sender<Option<Signer>>,
+    pub(crate) board: Board,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Io(#[from] AgentIoError),
+    #[error(transparent)]
+    Key(#[from] mesh_ca::Error),
+}
+
+impl Keeper {
+    /// Keeps the intermediate, for ever.
+    pub(crate) async fn run(mut self) {
+        let mut failures = 0;
+        let mut last: Option<Act> = None;
+        loop {
+            let step = self.step(&mut last).await;
+            let pause = match step {
+                Ok(true) => {
+                    failures = 0;
+                    continue;
+                }
+                Ok(false) => {
+                    failures = 0;
+                    jitter::around(LOOK)
+                }
+                Err(error) => {
+                    if failures == 0 {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "failed to keep the intermediate");
+                    }
+                    if let StepError::Io(error) = &error
+                        && error.is_forbidden()
+                    {
+                        self.board.obstacle(Obstacle::new("AccessDenied", chain_of(error)));
+                    }
+                    failures += 1;
+                    jitter::backoff(failures)
+                }
+            };
+            let news = async {
+                tokio::select! {
+                    gone = self.wanted.changed() => gone,
+                    gone = self.requests.changed() => gone,
+                }
+            };
+            match timeout(pause, news).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(_closed)) => return,
+            }
+        }
+    }
+
+    /// One look and at most one act; whether to look again at once.
+    async fn step(&mut self, last: &mut Option<Act>) -> Result<bool, StepError> {
+        let wanted = self.wanted.borrow_and_update().clone();
+        let requests = self.requests.borrow_and_update().clone();
+        let (Some(wanted), Some(requests)) = (wanted, requests) else {
+            return Ok(false);
+        };
+        let secret = self.cluster.read_secret().await?;
+        let decision = decide(&wanted, secret.as_ref(), &requests, Timestamp::now());
+        self.publish(&decision);
+        if decision.act == Act::Nothing {
+            *last = None;
+            return Ok(false);
+        }
+        if last.as_ref() == Some(&decision.act) {
+            // It was done and does not show yet.
+            sleep(jitter::around(Duration::from_millis(300))).await;
+        }
+        let act = decision.act.clone();
+        let again = self.act(decision.act, &wanted, secret).await?;
+        *last = Some(act);
+        Ok(again)
+    }
+
+    fn publish(&self, decision: &Decision) {
+        if let Some(signer) = &decision.signer {
+            // Without one the last stays: a Secret that was deleted must not stop renewals before the next is there.
+            self.signer.send_if_modified(|known| {
+                if known.as_ref().is_some_and(|known| known.fingerprint() == signer.fingerprint()) {
+                    return false;
+                }
+                tracing::info!(
+                    generation = signer.generation,
+                    fingerprint = signer.fingerprint(),
+                    until = %signer.authority.expires(),
+                    "signing with an intermediate"
+                );
+                *known = Some(signer.clone());
+                true
+            });
+        }
+        self.board.intermediates(&decision.held, decision.obstacle.as_ref());
+    }
+
+    async fn act(&self, act: Act, wanted: &Wanted, secret: Option<SecretSeen>) -> Result<bool, StepError> {
+        match act {
+            Act::Nothing => Ok(false),
+            Act::MakeKey { entry } => {
+                let key = PrivateKey::generate()?;
+                let value = Zeroizing::new(key.pem().as_bytes().to_vec());
+                let made = self.put(wanted, secret, entry, value).await?;
+                tracing::info!(?made, "made the key of an intermediate");
+                Ok(true)
+            }
+            Act::Store { entry, chain } => {
+                let made = self.put(wanted, secret, entry, Zeroizing::new(chain.into_bytes())).await?;
+                tracing::info!(?made, "stored an intermediate");
+                Ok(true)
+            }
+            Act::Post(draft) => {
+                let made = self.cluster.post_request(&draft).await?;
+                tracing::info!(?made, name = draft.name, "asked for an intermediate");
+                // The watch tells what becomes of it.
+                Ok(false)
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        wanted: &Wanted,
+        secret: Option<SecretSeen>,
+        entry: String,
+        value: Zeroizing<Vec<u8>>,
+    ) -> Result<Made, AgentIoError> {
+        match secret {
+            None => {
+                let entries = Entries::from([(entry, value)]);
+                self.cluster.create_secret(&entries, &wanted.marks).await
+            }
+            Some(read) => {
+                let mut entries = read.data.clone();
+                entries.insert(entry, value);
+                self.cluster.replace_secret(&read, &entries).await
+            }
+        }
+    }
+}

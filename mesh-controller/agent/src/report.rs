@@ -1,0 +1,319 @@
+//! What is reported, and when: on a change of meaning, and never only because time has passed.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use mesh_api::{
+    agent::{self as api, Replica, ReplicaPath},
+    member::Intermediate,
+};
+use mesh_cluster::agent_io::{Intent, OwnCluster, PodSeen, Seen};
+use mesh_core::{facts::Obstacle, probe};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use crate::jitter;
+
+/// A restarted agent waits this long for the whole picture, before it takes back what it said in its life before.
+const GRACE: Duration = Duration::from_secs(3);
+/// Changes that come this close together are written as one.
+const TOGETHER: Duration = Duration::from_millis(15);
+/// Nothing is written twice within this time; the watch has shown it by then.
+const REPEAT: Duration = Duration::from_secs(10);
+
+/// What this replica has to say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Draft {
+    accepted: Option<i64>,
+    rejected: Option<String>,
+    ledger: Option<Timestamp>,
+    paths: BTreeMap<String, probe::State>,
+    unresolved: BTreeMap<String, Obstacle>,
+    intermediates: Option<Vec<Intermediate>>,
+    obstacle: Option<Obstacle>,
+}
+
+/// Where every part of the agent puts what it has to say.
+#[derive(Clone, Debug)]
+pub(crate) struct Board {
+    draft: Arc<watch::Sender<Draft>>,
+    written: Arc<watch::Sender<Option<Timestamp>>>,
+}
+
+impl Board {
+    pub(crate) fn new() -> Self {
+        Self { draft: Arc::new(watch::Sender::default()), written: Arc::new(watch::Sender::default()) }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Draft)) {
+        self.draft.send_if_modified(|draft| {
+            let before = draft.clone();
+            change(draft);
+            *draft != before
+        });
+    }
+
+    /// The generation that Envoy accepted whole, and what it refused last.
+    pub(crate) fn envoy(&self, accepted: Option<i64>, rejected: Option<String>) {
+        self.change(|draft| {
+            draft.accepted = accepted.or(draft.accepted);
+            draft.rejected = rejected;
+        });
+    }
+
+    /// The state of one path.
+    pub(crate) fn path(&self, region: &str, state: &probe::State) {
+        self.change(|draft| {
+            draft.paths.insert(region.to_owned(), state.clone());
+        });
+    }
+
+    /// Forgets all paths but those to these regions.
+    pub(crate) fn only(&self, regions: &[String]) {
+        self.change(|draft| draft.paths.retain(|region, _| regions.contains(region)));
+    }
+
+    /// Gateways without an address, by region.
+    pub(crate) fn unresolved(&self, unresolved: BTreeMap<String, Obstacle>) {
+        self.change(|draft| draft.unresolved = unresolved);
+    }
+
+    /// The intermediates that are held, and what is the matter with them.
+    pub(crate) fn intermediates(&self, held: &[Intermediate], obstacle: Option<&Obstacle>) {
+        self.change(|draft| {
+            draft.intermediates = Some(held.to_vec());
+            draft.obstacle = obstacle.cloned();
+        });
+    }
+
+    /// What stands in the way of the intermediate, when nothing about it could be read.
+    pub(crate) fn obstacle(&self, obstacle: Obstacle) {
+        self.change(|draft| draft.obstacle = Some(obstacle));
+    }
+
+    /// Asks for the ledger to speak of leaves up to `end`. It never goes back.
+    pub(crate) fn ledger(&self, end: Timestamp) {
+        self.change(|draft| draft.ledger = draft.ledger.max(Some(end)));
+    }
+
+    /// How far the ledger is known to be written.
+    pub(crate) fn ledger_written(&self) -> Option<Timestamp> {
+        *self.written.borrow()
+    }
+
+    pub(crate) fn ledger_watch(&self) -> watch::Receiver<Option<Timestamp>> {
+        self.written.subscribe()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn ledger_asked(&self) -> Option<Timestamp> {
+        self.draft.borrow().ledger
+    }
+
+    pub(crate) fn ledger_confirm(&self, written: Option<&str>) {
+        let Some(written) = written.and_then(|text| text.parse::<Timestamp>().ok()) else { return };
+        self.written.send_if_modified(|known| {
+            let more = Some(written) > *known;
+            if more {
+                *known = Some(written);
+            }
+            more
+        });
+    }
+}
+
+impl Draft {
+    fn replica(&self, pod: &str, version: &str) -> Replica {
+        Replica {
+            pod: pod.to_owned(),
+            version: version.to_owned(),
+            accepted_generation: self.accepted,
+            rejected: self.rejected.clone(),
+            leaves_until: self.ledger.map(|end| end.to_string()),
+            paths: self.paths.iter().map(|(region, state)| self.path(region, state)).collect(),
+        }
+    }
+
+    fn path(&self, region: &str, state: &probe::State) -> ReplicaPath {
+        let (ready, reason, message) = match &state.outcome {
+            Ok(()) => (true, "Answered".to_owned(), "requests come through".to_owned()),
+            Err(failure) => (false, failure.class.as_str().to_owned(), failure.message.clone()),
+        };
+        ReplicaPath {
+            region: region.to_owned(),
+            ready,
+            reason,
+            message,
+            since: whole_second(state.since).to_string(),
+            unresolved: self.unresolved.get(region).map(told),
+        }
+    }
+}
+
+fn whole_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+fn told(obstacle: &Obstacle) -> api::Obstacle {
+    api::Obstacle { reason: obstacle.reason.clone(), message: obstacle.message.clone() }
+}
+
+/// Writes the reports.
+pub(crate) struct Reporter {
+    pub(crate) cluster: OwnCluster,
+    pub(crate) pod: String,
+    pub(crate) version: String,
+    pub(crate) board: Board,
+    pub(crate) intents: watch::Receiver<Seen<Intent>>,
+}
+
+/// The `MeshAgent`, if it is there to stay.
+pub(crate) fn present(intents: &mut watch::Receiver<Seen<Intent>>) -> Option<Intent> {
+    let seen = intents.borrow_and_update().clone()?;
+    seen.values().next().filter(|intent| !intent.leaving).cloned()
+}
+
+impl Reporter {
+    /// Reports what this replica sees, for ever.
+    pub(crate) async fn replica(mut self) {
+        let mut draft = self.board.draft.subscribe();
+        let mut begun: Option<Instant> = None;
+        let mut last: Option<(Replica, Instant)> = None;
+        let mut failures = 0;
+        loop {
+            let mut pause = REPEAT;
+            if let Some(intent) = present(&mut self.intents) {
+                let begun = *begun.get_or_insert_with(Instant::now);
+                let mine = intent.status.replicas.iter().find(|replica| replica.pod == self.pod);
+                self.board.ledger_confirm(mine.and_then(|replica| replica.leaves_until.as_deref()));
+                // What an earlier life of this pod has handed out may still be alive.
+                if let Some(known) = self.board.ledger_written() {
+                    self.board.ledger(known);
+                }
+                let said = draft.borrow_and_update().clone();
+                let whole = said.accepted.is_some() && intent.spec.consume.iter().all(|c| said.paths.contains_key(&c.region));
+                let hurry = mine.is_none() || said.ledger > self.board.ledger_written();
+                let replica = said.replica(&self.pod, &self.version);
+                if !whole && !hurry && begun.elapsed() < GRACE {
+                    pause = GRACE;
+                } else if mine != Some(&replica) && !is_recent(last.as_ref(), &replica) {
+                    match self.cluster.report_replica(&replica).await {
+                        Ok(()) => {
+                            failures = 0;
+                            self.board.ledger_confirm(replica.leaves_until.as_deref());
+                            last = Some((replica, Instant::now()));
+                        }
+                        Err(error) => {
+                            complain(&error, failures);
+                            failures += 1;
+                            pause = jitter::backoff(failures);
+                        }
+                    }
+                }
+            }
+            if wait(&mut self.intents, &mut draft, pause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Reports the intermediates, for ever. All replicas do, each only what is not reported yet.
+    pub(crate) async fn shared(mut self) {
+        let mut draft = self.board.draft.subscribe();
+        let mut last: Option<(Draft, Instant)> = None;
+        let mut failures = 0;
+        loop {
+            let mut pause = REPEAT;
+            let said = draft.borrow_and_update().clone();
+            if let Some(intent) = present(&mut self.intents)
+                && (said.intermediates.is_some() || said.obstacle.is_some())
+            {
+                // Nothing could be read: what was reported of the certificates stays.
+                let held = said.intermediates.as_ref().unwrap_or(&intent.status.intermediates);
+                let obstacle = said.obstacle.as_ref().map(told);
+                let same = intent.status.intermediates == *held && intent.status.obstacle == obstacle;
+                let about = Draft { intermediates: Some(held.clone()), obstacle: said.obstacle.clone(), ..Draft::default() };
+                if !same && !is_recent(last.as_ref(), &about) {
+                    match self.cluster.report_intermediates(held, obstacle.as_ref()).await {
+                        Ok(()) => {
+                            failures = 0;
+                            last = Some((about, Instant::now()));
+                        }
+                        Err(error) => {
+                            complain(&error, failures);
+                            failures += 1;
+                            pause = jitter::backoff(failures);
+                        }
+                    }
+                }
+            }
+            if wait(&mut self.intents, &mut draft, pause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Takes back what pods reported that are no more, for ever.
+    pub(crate) async fn bury(mut self, mut pods: watch::Receiver<Seen<PodSeen>>) {
+        loop {
+            let alive = pods.borrow_and_update().clone();
+            if let (Some(intent), Some(alive)) = (present(&mut self.intents), alive) {
+                let gone = intent.status.replicas.iter().map(|r| &r.pod).filter(|p| **p != self.pod && !alive.contains_key(*p));
+                for pod in gone {
+                    // A watch may be late; the API server itself must say so.
+                    match self.cluster.pod_exists(pod).await {
+                        Ok(false) => {
+                            if let Err(error) = self.cluster.forget_replica(pod).await {
+                                complain(&error, 0);
+                            }
+                        }
+                        Ok(true) => {}
+                        Err(error) => complain(&error, 0),
+                    }
+                }
+            }
+            // Survivors take turns by chance; the second finds nothing to do.
+            sleep(jitter::around(Duration::from_secs(2))).await;
+            if wait(&mut self.intents, &mut pods, Duration::from_secs(60)).await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+fn is_recent<T: PartialEq>(last: Option<&(T, Instant)>, now: &T) -> bool {
+    last.is_some_and(|(written, at)| written == now && at.elapsed() < REPEAT)
+}
+
+fn complain(error: &mesh_cluster::agent_io::AgentIoError, failures: u32) {
+    if failures == 0 {
+        tracing::warn!(error = error as &dyn std::error::Error, "failed to report");
+    }
+}
+
+/// Waits for news from either, or until the pause is over; nothing if nobody can bring news any more.
+async fn wait<A, B>(a: &mut watch::Receiver<A>, b: &mut watch::Receiver<B>, pause: Duration) -> Option<()> {
+    let news = async {
+        tokio::select! {
+            gone = a.changed() => gone,
+            gone = b.changed() => gone,
+        }
+    };
+    match timeout(pause, news).await {
+        Ok(Ok(())) => {
+            sleep(TOGETHER).await;
+            Some(())
+        }
+        Ok(Err(_closed)) => None,
+        Err(_elapsed) => Some(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

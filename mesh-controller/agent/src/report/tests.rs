@@ -1,0 +1,51 @@
+use mesh_core::probe::{Class, Failure, State};
+
+use super::*;
+use crate::testing::now;
+
+#[test]
+fn a_replica_is_told_as_it_is() {
+    let board = Board::new();
+    board.envoy(Some(3), None);
+    board.ledger(now());
+    board.path("region1", &State { outcome: Ok(()), since: now() });
+    let down = Failure { class: Class::Connect, message: "refused".to_owned() };
+    board.path("region2", &State { outcome: Err(down), since: now() });
+    board.unresolved(BTreeMap::from([("region2".to_owned(), Obstacle::new("NoSuchName", "nothing"))]));
+    let replica = board.draft.borrow().replica("pod-a", "0.1.0");
+    assert_eq!(replica.accepted_generation, Some(3));
+    assert_eq!(replica.leaves_until.as_deref(), Some("2026-11-21T04:00:00Z"));
+    assert_eq!(replica.paths[0].reason, "Answered");
+    assert!(replica.paths[0].ready && !replica.paths[1].ready);
+    assert_eq!(replica.paths[1].reason, "ConnectFailed");
+    assert_eq!(replica.paths[1].unresolved.as_ref().unwrap().reason, "NoSuchName");
+    board.only(&["region1".to_owned()]);
+    assert_eq!(board.draft.borrow().paths.len(), 1);
+}
+
+#[test]
+fn nobody_is_woken_by_what_is_known() {
+    let board = Board::new();
+    let mut news = board.draft.subscribe();
+    board.envoy(Some(3), None);
+    assert!(news.has_changed().unwrap());
+    news.borrow_and_update();
+    board.envoy(Some(3), None);
+    board.envoy(None, None);
+    board.only(&[]);
+    board.unresolved(BTreeMap::new());
+    assert!(!news.has_changed().unwrap());
+}
+
+#[test]
+fn the_ledger_never_goes_back() {
+    let board = Board::new();
+    board.ledger(now());
+    board.ledger(Timestamp::UNIX_EPOCH);
+    assert_eq!(board.ledger_asked(), Some(now()));
+    board.ledger_confirm(Some("2026-11-21T04:00:00Z"));
+    board.ledger_confirm(Some("2020-01-01T00:00:00Z"));
+    board.ledger_confirm(Some("garbage"));
+    board.ledger_confirm(None);
+    assert_eq!(board.ledger_written(), Some(now()));
+}
