@@ -17,7 +17,7 @@ use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
 /// Connections served at once; who comes later waits.
 const CONNECTIONS: usize = 64;
 /// Longest that one connection lives.
-const CONNECTION_DEADLINE: Duration = Duration::from_secs(120);
+const CONNECTION_DEADLINE: Duration = Duration::from_mins(2);
 
 /// One question about the process; the answer, if it is no, says why.
 pub(crate) type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -37,8 +37,9 @@ pub(crate) struct Bound(TcpListener);
 
 /// Binds the port, so that a second process on it is noticed at the start.
 pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<Bound> {
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address} for the admin port"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("failed to listen on {address} for the admin port"))?;
     Ok(Bound(listener))
 }
 
@@ -49,11 +50,16 @@ impl Bound {
         let mut connections = JoinSet::new();
         loop {
             while connections.try_join_next().is_some() {}
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                return;
+            };
             let stream = match self.0.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "failed to accept on the admin port");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "failed to accept on the admin port"
+                    );
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     continue;
                 }
@@ -69,7 +75,10 @@ impl Bound {
                     .header_read_timeout(Duration::from_secs(10))
                     .serve_connection(TokioIo::new(stream), service);
                 if let Ok(Err(error)) = timeout(CONNECTION_DEADLINE, connection).await {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "an admin connection broke");
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "an admin connection broke"
+                    );
                 }
                 drop(slot);
             });
@@ -85,7 +94,10 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/healthz" | "/livez" => said((admin.alive)()),
         "/readyz" => said((admin.ready)()),
         "/metrics" => metrics(&admin.registry),
-        _ => text(StatusCode::NOT_FOUND, "here are /healthz, /readyz and /metrics\n".to_owned()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "here are /healthz, /readyz and /metrics\n".to_owned(),
+        ),
     }
 }
 
@@ -99,10 +111,15 @@ fn said(check: Result<(), String>) -> Response<Full<Bytes>> {
 fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
     let mut body = String::new();
     if let Err(error) = prometheus_client::encoding::text::encode(&mut body, registry) {
-        return text(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to encode metrics: {error}\n"));
+        return text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("failed to encode metrics: {error}\n"),
+        );
     }
     let mut response = text(StatusCode::OK, body);
-    let kind = header::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let kind = header::HeaderValue::from_static(
+        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    );
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
@@ -110,6 +127,9 @@ fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }

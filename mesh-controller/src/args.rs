@@ -18,7 +18,7 @@ pub(crate) struct Args {
 #[derive(Debug, Group)]
 pub(crate) struct LogArgs {
     /// What is logged: error, warn, info, debug, trace, or a filter such as `info,mesh_xds=debug`.
-    #[arg(long, env = "MESH_LOG", default_value = "info", global = true)]
+    #[arg(long, env = "RUST_LOG", default_value = "info", global = true)]
     pub(crate) log_level: String,
     /// How it is written; `auto` means plain on a terminal and JSON elsewhere.
     #[arg(long, env = "MESH_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto, global = true)]
@@ -47,7 +47,12 @@ pub(crate) enum Command {
 #[derive(Debug, Group)]
 pub(crate) struct AdminArgs {
     /// Where `/healthz`, `/readyz` and `/metrics` are served.
-    #[arg(long, env = "MESH_ADMIN_ADDRESS", default_value = "0.0.0.0:15014", value_name = "ADDRESS:PORT")]
+    #[arg(
+        long,
+        env = "MESH_ADMIN_ADDRESS",
+        default_value = "0.0.0.0:15014",
+        value_name = "ADDRESS:PORT"
+    )]
     pub(crate) admin_address: SocketAddr,
 }
 
@@ -80,10 +85,20 @@ pub(crate) struct AgentArgs {
     #[arg(long, env = "POD_NAME")]
     pub(crate) pod_name: String,
     /// Socket on which Envoy fetches its configuration and its certificates.
-    #[arg(long, env = "MESH_XDS_SOCKET", default_value = "/run/mesh/xds.sock", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "MESH_XDS_SOCKET",
+        default_value = "/run/mesh/xds.sock",
+        value_name = "FILE"
+    )]
     pub(crate) xds_socket: PathBuf,
     /// Where that Envoy takes telemetry; probes go in there.
-    #[arg(long, env = "MESH_INTAKE", default_value = "127.0.0.1:8427", value_name = "ADDRESS:PORT")]
+    #[arg(
+        long,
+        env = "MESH_INTAKE",
+        default_value = "127.0.0.1:8427",
+        value_name = "ADDRESS:PORT"
+    )]
     pub(crate) intake: SocketAddr,
     /// Kubeconfig of the own cluster; default: the service account of the pod.
     #[arg(long, env = "MESH_KUBECONFIG", value_name = "FILE")]
@@ -93,7 +108,12 @@ pub(crate) struct AgentArgs {
 #[derive(Debug, Group)]
 pub(crate) struct BootstrapArgs {
     /// Socket on which Envoy fetches its configuration and its certificates.
-    #[arg(long, env = "MESH_XDS_SOCKET", default_value = "/run/mesh/xds.sock", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "MESH_XDS_SOCKET",
+        default_value = "/run/mesh/xds.sock",
+        value_name = "FILE"
+    )]
     pub(crate) xds_socket: PathBuf,
     /// Write it into this file instead of printing it.
     #[arg(long, short, value_name = "FILE")]
@@ -130,7 +150,10 @@ mod tests {
     #[test]
     fn every_flag_of_a_process_has_an_environment_variable_and_a_help() {
         for command in Args::command().get_subcommands() {
-            for arg in command.get_arguments().filter(|a| !matches!(a.get_id().as_str(), "help" | "version")) {
+            for arg in command
+                .get_arguments()
+                .filter(|a| !matches!(a.get_id().as_str(), "help" | "version"))
+            {
                 assert!(arg.get_help().is_some(), "{}", arg.get_id());
                 if matches!(command.get_name(), "controller" | "agent") {
                     assert!(arg.get_env().is_some(), "{}", arg.get_id());

@@ -16,8 +16,13 @@ fn main() -> ExitCode {
         return complain(&error);
     }
     // The one crypto provider of the process; everything that speaks TLS takes it from here.
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
-        return complain(&anyhow::anyhow!("a crypto provider was installed before ours"));
+    if rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .is_err()
+    {
+        return complain(&anyhow::anyhow!(
+            "a crypto provider was installed before ours"
+        ));
     }
     match run::run(args.command) {
         Ok(()) => ExitCode::SUCCESS,

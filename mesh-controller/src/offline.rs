@@ -20,7 +20,11 @@ pub(crate) fn crds(args: &CrdsArgs) -> anyhow::Result<()> {
         return print(&text);
     };
     for crd in &crds {
-        let name = crd.metadata.name.as_deref().context("a definition has no name")?;
+        let name = crd
+            .metadata
+            .name
+            .as_deref()
+            .context("a definition has no name")?;
         let (text, ending) = match args.format {
             CrdFormat::Yaml => (serde_saphyr::to_string(crd)?, "yaml"),
             CrdFormat::Json => (pretty(crd)?, "json"),
@@ -43,7 +47,9 @@ pub(crate) fn emit(text: &str, file: Option<&PathBuf>) -> anyhow::Result<()> {
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    std::io::stdout().write_all(text.as_bytes()).context("failed to print")
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("failed to print")
 }
 
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {

@@ -65,7 +65,14 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     let readiness = mesh_agent::start(settings, &mut registry, &mut tasks).await?;
     let ready: Check = Box::new(move || readiness.check());
     let alive = pulse(&mut tasks);
-    tasks.spawn("admin", port.serve(Arc::new(Admin { alive, ready, registry })));
+    tasks.spawn(
+        "admin",
+        port.serve(Arc::new(Admin {
+            alive,
+            ready,
+            registry,
+        })),
+    );
     tokio::select! {
         ended = tasks.ended() => Err(ended.into()),
         () = stop.recv() => Ok(()),
@@ -89,7 +96,11 @@ fn pulse(tasks: &mut Tasks) -> Check {
     });
     Box::new(move || {
         let silence = beat.lock().elapsed();
-        if silence < PULSE_LOST { Ok(()) } else { Err(format!("no task has run for {} s", silence.as_secs())) }
+        if silence < PULSE_LOST {
+            Ok(())
+        } else {
+            Err(format!("no task has run for {} s", silence.as_secs()))
+        }
     })
 }
 
@@ -101,7 +112,10 @@ struct Stop {
 
 fn stop() -> anyhow::Result<Stop> {
     let on = |kind| signal(kind).context("failed to listen for signals");
-    Ok(Stop { term: on(SignalKind::terminate())?, int: on(SignalKind::interrupt())? })
+    Ok(Stop {
+        term: on(SignalKind::terminate())?,
+        int: on(SignalKind::interrupt())?,
+    })
 }
 
 impl Stop {

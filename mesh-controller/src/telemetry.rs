@@ -19,7 +19,11 @@ pub(crate) fn start(args: &LogArgs) -> anyhow::Result<()> {
     };
     let log = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if json {
-        log.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        log.json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .try_init()
     } else {
         log.with_ansi(terminal).with_target(false).try_init()
     };

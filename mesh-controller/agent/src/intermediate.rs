@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use mesh_api::member::Intermediate;
-use mesh_ca::{Authority, IntermediateSubject, PrivateKey};
+use mesh_ca::{Authority, CertFacts, IntermediateSubject, PrivateKey, VerifyError};
 use mesh_cluster::agent_io::{CsrDraft, CsrOutcome, CsrSeen, SecretSeen};
 use mesh_core::facts::Obstacle;
 use zeroize::Zeroizing;
@@ -75,17 +75,25 @@ pub(crate) fn decide(
     requests: &BTreeMap<String, CsrSeen>,
     now: Timestamp,
 ) -> Decision {
-    let shelf = Shelf { wanted, secret, now };
-    let generation = wanted.spec.signer_generation;
-    let (act, obstacle) = match shelf.next(generation, requests) {
-        Ok(act) => (act, None),
-        Err((act, why)) => (act, Some(why)),
+    let shelf = Shelf {
+        wanted,
+        secret,
+        now,
     };
+    let generation = wanted.spec.signer_generation;
+    let (act, obstacle) = shelf
+        .next(requests)
+        .unwrap_or_else(|why| (Act::Nothing, Some(why)));
     let loaded = shelf.loaded();
     // A generation above the one wanted is not signed with: peers may not trust it yet.
     let signer = loaded.iter().find(|s| s.generation <= generation).cloned();
     let held = loaded.iter().map(told).collect();
-    Decision { act, signer, held, obstacle }
+    Decision {
+        act,
+        signer,
+        held,
+        obstacle,
+    }
 }
 
 fn told(signer: &Signer) -> Intermediate {
@@ -113,12 +121,12 @@ struct Shelf<'a> {
     now: Timestamp,
 }
 
-type Step = Result<Act, (Act, Obstacle)>;
-
 impl Shelf<'_> {
     fn text(&self, entry: &str) -> Option<&str> {
         let bytes = self.secret?.data.get(entry)?;
-        std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty())
+        std::str::from_utf8(bytes)
+            .ok()
+            .filter(|text| !text.is_empty())
     }
 
     /// Everything in the Secret that can sign now, newest first.
@@ -136,87 +144,156 @@ impl Shelf<'_> {
     }
 
     fn load(&self, generation: u32) -> Result<Option<Signer>, mesh_ca::Error> {
-        let (Some(chain), Some(key)) = (self.text(&certificate_entry(generation)), self.text(&key_entry(generation)))
-        else {
+        let (Some(chain), Some(key)) = (
+            self.text(&certificate_entry(generation)),
+            self.text(&key_entry(generation)),
+        ) else {
             return Ok(None);
         };
         let authority = Arc::new(Authority::load(chain, key)?);
-        Ok(Some(Signer { generation, authority }))
+        Ok(Some(Signer {
+            generation,
+            authority,
+        }))
     }
 
-    fn next(&self, generation: u32, requests: &BTreeMap<String, CsrSeen>) -> Step {
+    /// What to do about the generation that is wanted, and what a person must look at all the same.
+    fn next(
+        &self,
+        requests: &BTreeMap<String, CsrSeen>,
+    ) -> Result<(Act, Option<Obstacle>), Obstacle> {
+        let generation = self.wanted.spec.signer_generation;
         let entry = key_entry(generation);
         let Some(text) = self.text(&entry) else {
-            return Ok(Act::MakeKey { entry });
+            return Ok((Act::MakeKey { entry }, None));
         };
         let key = PrivateKey::from_pem(text).map_err(|error| {
             let advice = "delete the entry to have a new one made";
-            (Act::Nothing, secret_obstacle("BadKey", &format!("entry {entry}: {}; {advice}", chain_of(&error))))
+            secret_obstacle(
+                "BadKey",
+                &format!("entry {entry}: {}; {advice}", chain_of(&error)),
+            )
         })?;
-        let subject = IntermediateSubject {
-            mesh: self.wanted.mesh.clone(),
-            cluster: self.wanted.cluster.clone(),
-            generation,
+        let candidate = Candidate::new(self.wanted, key, self.now)?;
+        let entry = certificate_entry(generation);
+        let Some(held) = self.text(&entry) else {
+            return Ok((candidate.obtain(None, requests)?, None));
         };
-        let root = &self.wanted.spec.root.certificate;
-        let judge = |chain: &str| mesh_ca::verify_intermediate(chain, root, &subject, &key, self.now);
-        let held = self.text(&certificate_entry(generation));
-        let mut blemish = None;
-        let mut replaces = None;
-        if let Some(chain) = held {
-            match judge(chain) {
-                Ok(facts) if !aged(facts.not_before, facts.not_after, self.now) => return Ok(Act::Nothing),
-                Ok(facts) => replaces = Some(facts.fingerprint),
-                Err(error) => {
-                    let message = format!("entry {}: {}", certificate_entry(generation), chain_of(&error));
-                    blemish = Some(secret_obstacle("BadIntermediate", &message));
-                    replaces = mesh_ca::facts(chain).ok().and_then(|f| f.into_iter().next()).map(|f| f.fingerprint);
-                }
+        match candidate.judge(held) {
+            Ok(facts) if !aged(facts.not_before, facts.not_after, self.now) => {
+                Ok((Act::Nothing, None))
+            }
+            Ok(facts) => Ok((candidate.obtain(Some(&facts.fingerprint), requests)?, None)),
+            Err(error) => {
+                // Said until another is there; what is asked for meanwhile may say more.
+                let why = secret_obstacle(
+                    "BadIntermediate",
+                    &format!("entry {entry}: {}", chain_of(&error)),
+                );
+                let print = mesh_ca::facts(held)
+                    .ok()
+                    .and_then(|f| f.into_iter().next())
+                    .map(|f| f.fingerprint);
+                Ok((candidate.obtain(print.as_deref(), requests)?, Some(why)))
             }
         }
-        let step = self.request(generation, &key, replaces.as_deref(), requests, &judge);
-        match (step, blemish) {
-            // What is wrong with the certificate that is there stays said until another is there.
-            (Ok(act @ (Act::Nothing | Act::Post(_) | Act::MakeKey { .. })), Some(why)) => Err((act, why)),
-            (step, _) => step,
-        }
+    }
+}
+
+/// The certificate that is wanted over one key.
+struct Candidate<'a> {
+    wanted: &'a Wanted,
+    key: PrivateKey,
+    root_print: String,
+    subject: IntermediateSubject,
+    now: Timestamp,
+}
+
+impl<'a> Candidate<'a> {
+    fn new(wanted: &'a Wanted, key: PrivateKey, now: Timestamp) -> Result<Self, Obstacle> {
+        let root = mesh_ca::facts(&wanted.spec.root.certificate)
+            .ok()
+            .and_then(|facts| facts.into_iter().next());
+        let root = root.ok_or_else(|| {
+            Obstacle::new(
+                "BadRoot",
+                "MeshAgent istio-system/mesh, spec.root.certificate: no certificate can be read",
+            )
+        })?;
+        let subject = IntermediateSubject {
+            mesh: wanted.mesh.clone(),
+            cluster: wanted.cluster.clone(),
+            generation: wanted.spec.signer_generation,
+        };
+        Ok(Self {
+            wanted,
+            key,
+            root_print: root.fingerprint,
+            subject,
+            now,
+        })
     }
 
-    fn request(
+    fn judge(&self, chain: &str) -> Result<CertFacts, VerifyError> {
+        mesh_ca::verify_intermediate(
+            chain,
+            &self.wanted.spec.root.certificate,
+            &self.subject,
+            &self.key,
+            self.now,
+        )
+    }
+
+    /// Asks for it, waits for it, or takes it; `replaces`: fingerprint of the one that is there.
+    fn obtain(
         &self,
-        generation: u32,
-        key: &PrivateKey,
         replaces: Option<&str>,
         requests: &BTreeMap<String, CsrSeen>,
-        judge: &dyn Fn(&str) -> Result<mesh_ca::CertFacts, mesh_ca::VerifyError>,
-    ) -> Step {
-        let root = &self.wanted.spec.root.certificate;
-        let root = mesh_ca::facts(root).ok().and_then(|f| f.into_iter().next()).ok_or_else(|| {
-            (Act::Nothing, Obstacle::new("BadRoot", "MeshAgent istio-system/mesh, spec.root.certificate: no certificate can be read"))
-        })?;
-        let name = request_name(&self.wanted.cluster, generation, [key.public().fingerprint(), &root.fingerprint], replaces);
-        let refused = |what: &str, reason: &str, message: &str| {
-            let advice = "delete it to ask anew";
-            let text = format!("CertificateSigningRequest {name} was {what}: {reason}: {message}; {advice}");
-            Err((Act::Nothing, Obstacle::new(if what == "denied" { "RequestDenied" } else { "RequestFailed" }, text)))
-        };
+    ) -> Result<Act, Obstacle> {
+        let generation = self.subject.generation;
+        let prints = [self.key.public().fingerprint(), &self.root_print];
+        let name = request_name(&self.wanted.cluster, generation, prints, replaces);
         let Some(seen) = requests.get(&name) else {
-            let request = key.csr_pem().map_err(|error| (Act::Nothing, Obstacle::new("NoRequest", chain_of(&error))))?;
+            let request = self
+                .key
+                .csr_pem()
+                .map_err(|error| Obstacle::new("NoRequest", chain_of(&error)))?;
             let seconds = self.wanted.spec.intermediate_seconds;
-            return Ok(Act::Post(CsrDraft { name, request, seconds, marks: self.wanted.marks.clone() }));
+            return Ok(Act::Post(CsrDraft {
+                name,
+                request,
+                seconds,
+                marks: self.wanted.marks.clone(),
+            }));
+        };
+        let object = format!("CertificateSigningRequest {name}");
+        let refused = |word: &str, what: &str, reason: &str, message: &str| {
+            Obstacle::new(
+                word,
+                format!("{object} {what}: {reason}: {message}; delete it to ask anew"),
+            )
         };
         match &seen.outcome {
             CsrOutcome::Pending => Ok(Act::Nothing),
-            CsrOutcome::Denied { reason, message } => refused("denied", reason, message),
-            CsrOutcome::Failed { reason, message } => refused("not signed", reason, message),
+            CsrOutcome::Denied { reason, message } => {
+                Err(refused("RequestDenied", "was denied", reason, message))
+            }
+            CsrOutcome::Failed { reason, message } => {
+                Err(refused("RequestFailed", "was not signed", reason, message))
+            }
             CsrOutcome::Issued(chain) => {
                 let bad = |why: String| {
-                    let text = format!("CertificateSigningRequest {name} came back with a certificate that is not used: {why}");
-                    (Act::Nothing, Obstacle::new("BadCertificate", text))
+                    Obstacle::new(
+                        "BadCertificate",
+                        format!("{object} brought a certificate that is not used: {why}"),
+                    )
                 };
                 let chain = std::str::from_utf8(chain).map_err(|error| bad(error.to_string()))?;
-                judge(chain).map_err(|error| bad(chain_of(&error)))?;
-                Ok(Act::Store { entry: certificate_entry(generation), chain: chain.to_owned() })
+                self.judge(chain).map_err(|error| bad(chain_of(&error)))?;
+                Ok(Act::Store {
+                    entry: certificate_entry(generation),
+                    chain: chain.to_owned(),
+                })
             }
         }
     }
@@ -245,7 +322,10 @@ fn aged(from: Timestamp, to: Timestamp, now: Timestamp) -> bool {
 }
 
 fn secret_obstacle(reason: &str, message: &str) -> Obstacle {
-    Obstacle::new(reason, format!("Secret istio-system/mesh-intermediate, {message}"))
+    Obstacle::new(
+        reason,
+        format!("Secret istio-system/mesh-intermediate, {message}"),
+    )
 }
 
 /// An error and its sources on one line.

@@ -57,12 +57,16 @@ impl Keeper {
                 }
                 Err(error) => {
                     if failures == 0 {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "failed to keep the intermediate");
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "failed to keep the intermediate"
+                        );
                     }
                     if let StepError::Io(error) = &error
                         && error.is_forbidden()
                     {
-                        self.board.obstacle(Obstacle::new("AccessDenied", chain_of(error)));
+                        self.board
+                            .obstacle(Obstacle::new("AccessDenied", chain_of(error)));
                     }
                     failures += 1;
                     jitter::backoff(failures)
@@ -109,7 +113,10 @@ impl Keeper {
         if let Some(signer) = &decision.signer {
             // Without one the last stays: a Secret that was deleted must not stop renewals before the next is there.
             self.signer.send_if_modified(|known| {
-                if known.as_ref().is_some_and(|known| known.fingerprint() == signer.fingerprint()) {
+                if known
+                    .as_ref()
+                    .is_some_and(|known| known.fingerprint() == signer.fingerprint())
+                {
                     return false;
                 }
                 tracing::info!(
@@ -122,10 +129,16 @@ impl Keeper {
                 true
             });
         }
-        self.board.intermediates(&decision.held, decision.obstacle.as_ref());
+        self.board
+            .intermediates(&decision.held, decision.obstacle.as_ref());
     }
 
-    async fn act(&self, act: Act, wanted: &Wanted, secret: Option<SecretSeen>) -> Result<bool, StepError> {
+    async fn act(
+        &self,
+        act: Act,
+        wanted: &Wanted,
+        secret: Option<SecretSeen>,
+    ) -> Result<bool, StepError> {
         match act {
             Act::Nothing => Ok(false),
             Act::MakeKey { entry } => {
@@ -136,7 +149,9 @@ impl Keeper {
                 Ok(true)
             }
             Act::Store { entry, chain } => {
-                let made = self.put(wanted, secret, entry, Zeroizing::new(chain.into_bytes())).await?;
+                let made = self
+                    .put(wanted, secret, entry, Zeroizing::new(chain.into_bytes()))
+                    .await?;
                 tracing::info!(?made, "stored an intermediate");
                 Ok(true)
             }

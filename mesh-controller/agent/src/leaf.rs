@@ -52,25 +52,50 @@ pub(crate) enum LeafError {
 impl Leaf {
     /// Makes a key and a certificate, and judges it as a peer would before anybody sees it.
     pub(crate) fn make(wish: Wish, signer: &Signer, now: Timestamp) -> Result<Self, LeafError> {
-        let sign = |source| LeafError::Sign { identity: wish.identity.clone(), source };
+        let sign = |source| LeafError::Sign {
+            identity: wish.identity.clone(),
+            source,
+        };
         let key = PrivateKey::generate().map_err(sign)?;
-        let issued = signer.authority.sign_leaf(&wish.identity, key.public(), wish.life, now).map_err(sign)?;
-        let facts = mesh_ca::verify_leaf(&issued.chain_pem, &signer.authority.cert_pem(), &wish.identity, now)
-            .map_err(|source| LeafError::Verify { identity: wish.identity.clone(), source })?;
-        Ok(Self { key, chain: issued.chain_pem, facts, issued: now, wish })
+        let issued = signer
+            .authority
+            .sign_leaf(&wish.identity, key.public(), wish.life, now)
+            .map_err(sign)?;
+        let facts = mesh_ca::verify_leaf(
+            &issued.chain_pem,
+            &signer.authority.cert_pem(),
+            &wish.identity,
+            now,
+        )
+        .map_err(|source| LeafError::Verify {
+            identity: wish.identity.clone(),
+            source,
+        })?;
+        Ok(Self {
+            key,
+            chain: issued.chain_pem,
+            facts,
+            issued: now,
+            wish,
+        })
     }
 
     /// When the next is to be made: at half of its life, earlier by up to a tenth of it. `noise` is 0 to 1.
     pub(crate) fn renew_at(&self, noise: f64) -> Timestamp {
         let life = self.facts.not_after.duration_since(self.issued);
         let wait = life.as_secs_f64() * (0.5 - 0.1 * noise.clamp(0.0, 1.0));
-        SignedDuration::try_from_secs_f64(wait).map_or(self.issued, |wait| self.issued.saturating_add(wait).unwrap_or(self.issued))
+        SignedDuration::try_from_secs_f64(wait).map_or(self.issued, |wait| {
+            self.issued.saturating_add(wait).unwrap_or(self.issued)
+        })
     }
 
     /// From here on it is more urgent that there is a next one than that the ledger speaks of it first.
     pub(crate) fn urgent_at(&self) -> Timestamp {
         let life = self.facts.not_after.duration_since(self.issued);
-        self.facts.not_after.saturating_sub(life / 4).unwrap_or(self.issued)
+        self.facts
+            .not_after
+            .saturating_sub(life / 4)
+            .unwrap_or(self.issued)
     }
 }
 
@@ -78,7 +103,11 @@ impl Leaf {
 /// written seldom.
 pub(crate) fn ledger(end: Timestamp, life: SignedDuration) -> Timestamp {
     let stride = life.max(STRIDE).as_secs().max(1);
-    let boundary = end.as_second().div_euclid(stride).saturating_add(1).saturating_mul(stride);
+    let boundary = end
+        .as_second()
+        .div_euclid(stride)
+        .saturating_add(1)
+        .saturating_mul(stride);
     Timestamp::from_second(boundary).unwrap_or(end)
 }
 

@@ -6,6 +6,7 @@
 //! | `wanted` | reads the `MeshAgent` |
 //! | `intermediate`, `keeper` | decides about the intermediate; does it |
 //! | `leaf`, `signing` | makes leaves; keeps one fresh, ledger first |
+//! | `places` | where the gateways of regions are |
 //! | `gateway` | configuration, addresses and certificates to Envoy, and what Envoy says to them |
 //! | `prober` | real requests on every path |
 //! | `names` | endpoint slices behind the telemetry Services |
@@ -21,6 +22,7 @@ mod keeper;
 mod leaf;
 mod metrics;
 mod names;
+mod places;
 mod prober;
 mod report;
 mod signing;
@@ -90,7 +92,10 @@ impl Readiness {
         match self.leaf.borrow().as_deref() {
             None => return Err("there is no certificate for the gateway yet".to_owned()),
             Some(leaf) if leaf.facts.not_after <= jiff::Timestamp::now() => {
-                return Err(format!("the certificate of the gateway ended at {}", leaf.facts.not_after));
+                return Err(format!(
+                    "the certificate of the gateway ended at {}",
+                    leaf.facts.not_after
+                ));
             }
             Some(_) => {}
         }
@@ -106,8 +111,14 @@ impl Readiness {
 /// # Errors
 ///
 /// When there is no kubeconfig and no service account.
-pub async fn start(settings: AgentSettings, registry: &mut Registry, tasks: &mut Tasks) -> Result<Readiness, AgentError> {
-    let cluster = OwnCluster::new(settings.kubeconfig.as_deref()).await.map_err(AgentError::FindCluster)?;
+pub async fn start(
+    settings: AgentSettings,
+    registry: &mut Registry,
+    tasks: &mut Tasks,
+) -> Result<Readiness, AgentError> {
+    let cluster = OwnCluster::new(settings.kubeconfig.as_deref())
+        .await
+        .map_err(AgentError::FindCluster)?;
     let metrics = Metrics::register(registry);
     let board = Board::new();
 
@@ -120,18 +131,36 @@ pub async fn start(settings: AgentSettings, registry: &mut Registry, tasks: &mut
     tasks.spawn("watch pods", cluster.follow_pods(pods_tx));
     tasks.spawn("watch services", cluster.follow_services(services_tx));
     tasks.spawn("watch endpoint slices", cluster.follow_slices(slices_tx));
-    tasks.spawn("watch certificate requests", cluster.follow_requests(requests_tx));
+    tasks.spawn(
+        "watch certificate requests",
+        cluster.follow_requests(requests_tx),
+    );
 
     let (wanted_tx, wanted) = watch::channel(None);
     let (signer_tx, signer) = watch::channel(None);
     let (leaf_tx, leaf) = watch::channel(None);
     let (paths_tx, paths) = watch::channel(Arc::new(Paths::default()));
     let (accepted_tx, accepted) = watch::channel(Accepted::default());
-    tasks.spawn("read MeshAgent", read(intents.clone(), wanted_tx, board.clone()));
+    tasks.spawn(
+        "read MeshAgent",
+        read(intents.clone(), wanted_tx, board.clone()),
+    );
 
-    let keeper = Keeper { cluster: cluster.clone(), wanted: wanted.clone(), requests, signer: signer_tx, board: board.clone() };
+    let keeper = Keeper {
+        cluster: cluster.clone(),
+        wanted: wanted.clone(),
+        requests,
+        signer: signer_tx,
+        board: board.clone(),
+    };
     tasks.spawn("intermediate", keeper.run());
-    let signing = Signing { wanted: wanted.clone(), signer, leaf: leaf_tx, board: board.clone(), metrics: metrics.clone() };
+    let signing = Signing {
+        wanted: wanted.clone(),
+        signer,
+        leaf: leaf_tx,
+        board: board.clone(),
+        metrics: metrics.clone(),
+    };
     tasks.spawn("leaf", signing.run());
     let gateway = Gateway {
         pod: settings.pod.clone(),
@@ -144,8 +173,22 @@ pub async fn start(settings: AgentSettings, registry: &mut Registry, tasks: &mut
         metrics: metrics.clone(),
     };
     gateway.start(registry, tasks);
-    tasks.spawn("probes", Prober { intake: settings.intake, board: board.clone(), metrics }.run(paths));
-    let names = Names { cluster: cluster.clone(), intents: intents.clone(), pods: pods.clone(), services, slices };
+    tasks.spawn(
+        "probes",
+        Prober {
+            intake: settings.intake,
+            board: board.clone(),
+            metrics,
+        }
+        .run(paths),
+    );
+    let names = Names {
+        cluster: cluster.clone(),
+        intents: intents.clone(),
+        pods: pods.clone(),
+        services,
+        slices,
+    };
     tasks.spawn("names", names.run());
 
     let reporter = || Reporter {

@@ -35,14 +35,16 @@ pub(crate) struct Metrics {
     pub(crate) probes: Family<Outcome, Counter>,
     pub(crate) path_ready: Family<Region, Gauge>,
     pub(crate) path_success: Family<Region, Gauge<f64, AtomicU64>>,
-    pub(crate) resolution_age: Family<Region, Gauge>,
+    pub(crate) resolution_stale: Family<Region, Gauge>,
     pub(crate) xds_accepted: Gauge,
     pub(crate) xds_accepts: Counter,
     pub(crate) xds_refusals: Counter,
 }
 
 fn seconds() -> Histogram {
-    Histogram::new([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0])
+    Histogram::new([
+        0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+    ])
 }
 
 impl Metrics {
@@ -55,51 +57,107 @@ impl Metrics {
             probes: Family::default(),
             path_ready: Family::default(),
             path_success: Family::default(),
-            resolution_age: Family::default(),
+            resolution_stale: Family::default(),
             xds_accepted: Gauge::default(),
             xds_accepts: Counter::default(),
             xds_refusals: Counter::default(),
         };
         let r = registry.sub_registry_with_prefix("agent");
-        r.register("leaf_not_after_seconds", "When the gateway's leaf ends, Unix time", all.leaf_expiry.clone());
-        r.register("leaf_renewals", "Leaves made for the gateway", all.leaf_renewals.clone());
-        r.register("leaf_failures", "Leaves that could not be made", all.leaf_failures.clone());
-        r.register("probe_duration_seconds", "How long probes took", all.probe_seconds.clone());
-        r.register("probes", "Probes by what they showed", all.probes.clone());
-        r.register("path_ready", "1 if requests come through to the region", all.path_ready.clone());
-        r.register("path_last_success_seconds", "When a probe last came through, Unix time", all.path_success.clone());
         r.register(
-            "gateway_resolved_seconds",
-            "When the gateway's name last gave an address, Unix time",
-            all.resolution_age.clone(),
+            "leaf_not_after_seconds",
+            "When the gateway's leaf ends, Unix time",
+            all.leaf_expiry.clone(),
         );
-        r.register("xds_accepted_generation", "The generation of the MeshAgent that Envoy accepted whole", all.xds_accepted.clone());
-        r.register("xds_accepts", "Configurations that Envoy accepted whole", all.xds_accepts.clone());
-        r.register("xds_refusals", "Configurations that Envoy refused", all.xds_refusals.clone());
+        r.register(
+            "leaf_renewals",
+            "Leaves made for the gateway",
+            all.leaf_renewals.clone(),
+        );
+        r.register(
+            "leaf_failures",
+            "Leaves that could not be made",
+            all.leaf_failures.clone(),
+        );
+        r.register(
+            "probe_duration_seconds",
+            "How long probes took",
+            all.probe_seconds.clone(),
+        );
+        r.register("probes", "Probes by what they showed", all.probes.clone());
+        r.register(
+            "path_ready",
+            "1 if requests come through to the region",
+            all.path_ready.clone(),
+        );
+        r.register(
+            "path_last_success_seconds",
+            "When a probe last came through, Unix time",
+            all.path_success.clone(),
+        );
+        r.register(
+            "gateway_stale_since_seconds",
+            "Since when the gateway's name is not answered and its last addresses are kept, Unix time; 0 if it is",
+            all.resolution_stale.clone(),
+        );
+        r.register(
+            "xds_accepted_generation",
+            "The generation of the MeshAgent that Envoy accepted whole",
+            all.xds_accepted.clone(),
+        );
+        r.register(
+            "xds_accepts",
+            "Configurations that Envoy accepted whole",
+            all.xds_accepts.clone(),
+        );
+        r.register(
+            "xds_refusals",
+            "Configurations that Envoy refused",
+            all.xds_refusals.clone(),
+        );
         all
     }
 
     /// Counts one probe.
     pub(crate) fn probed(&self, region: &str, took: std::time::Duration, failed: Option<Class>) {
-        let label = Region { region: region.to_owned() };
-        self.probe_seconds.get_or_create(&label).observe(took.as_secs_f64());
+        let label = Region {
+            region: region.to_owned(),
+        };
+        self.probe_seconds
+            .get_or_create(&label)
+            .observe(took.as_secs_f64());
         let result = failed.map_or("Answered", Class::as_str);
-        self.probes.get_or_create(&Outcome { region: region.to_owned(), result }).inc();
+        self.probes
+            .get_or_create(&Outcome {
+                region: region.to_owned(),
+                result,
+            })
+            .inc();
         if failed.is_none() {
             let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-            self.path_success.get_or_create(&label).set(now.as_secs_f64());
+            self.path_success
+                .get_or_create(&label)
+                .set(now.as_secs_f64());
         }
     }
 
     /// Forgets a region.
     pub(crate) fn forget(&self, region: &str) {
-        let label = Region { region: region.to_owned() };
+        let label = Region {
+            region: region.to_owned(),
+        };
         self.probe_seconds.remove(&label);
         self.path_ready.remove(&label);
         self.path_success.remove(&label);
-        self.resolution_age.remove(&label);
-        for result in Class::ALL.map(Class::as_str).into_iter().chain(["Answered"]) {
-            self.probes.remove(&Outcome { region: region.to_owned(), result });
+        self.resolution_stale.remove(&label);
+        for result in Class::ALL
+            .map(Class::as_str)
+            .into_iter()
+            .chain(["Answered"])
+        {
+            self.probes.remove(&Outcome {
+                region: region.to_owned(),
+                result,
+            });
         }
     }
 }

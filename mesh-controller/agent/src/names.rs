@@ -18,7 +18,7 @@ use crate::{jitter, report::present};
 /// Name of the port in Service and slice.
 const PORT: &str = "http";
 /// How often everything is compared again when nothing happens.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_mins(1);
 
 /// What to do about one slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +31,17 @@ enum Act {
 /// glitch of all probes at once must not cut what still works.
 fn addresses(pods: &BTreeMap<String, PodSeen>) -> BTreeSet<IpAddr> {
     let of = |keep: fn(&PodSeen) -> bool| -> BTreeSet<IpAddr> {
-        pods.values().filter(|pod| keep(pod)).flat_map(|pod| pod.ips.iter().copied()).collect()
+        pods.values()
+            .filter(|pod| keep(pod))
+            .flat_map(|pod| pod.ips.iter().copied())
+            .collect()
     };
     let ready = of(|pod| pod.ready);
-    if ready.is_empty() { of(|pod| !pod.leaving) } else { ready }
+    if ready.is_empty() {
+        of(|pod| !pod.leaving)
+    } else {
+        ready
+    }
 }
 
 /// The Services of the regions it calls, as far as they are ours; `None`: which are ours cannot be known.
@@ -54,7 +61,11 @@ fn wanted(
             None => BTreeSet::new(),
         };
         for v6 in [false, true] {
-            let of_family: BTreeSet<IpAddr> = addresses.iter().copied().filter(|ip| ip.is_ipv6() == v6).collect();
+            let of_family: BTreeSet<IpAddr> = addresses
+                .iter()
+                .copied()
+                .filter(|ip| ip.is_ipv6() == v6)
+                .collect();
             let family = if v6 { "IPv6" } else { "IPv4" };
             if of_family.is_empty() || !(families.is_empty() || families.contains(family)) {
                 continue;
@@ -66,7 +77,10 @@ fn wanted(
                 port: (PORT.to_owned(), SERVICE_PORT),
                 marks: intent.marks.clone(),
             };
-            slices.insert(format!("{}-mesh-{}", consume.service, if v6 { "v6" } else { "v4" }), slice);
+            slices.insert(
+                format!("{}-mesh-{}", consume.service, if v6 { "v6" } else { "v4" }),
+                slice,
+            );
         }
     }
     slices
@@ -77,7 +91,10 @@ fn acts(wanted: &BTreeMap<String, Slice>, there: &BTreeMap<String, Slice>) -> Ve
         .iter()
         .filter(|(name, slice)| there.get(*name) != Some(slice))
         .map(|(name, slice)| Act::Apply(name.clone(), slice.clone()));
-    let delete = there.keys().filter(|name| !wanted.contains_key(*name)).map(|name| Act::Delete(name.clone()));
+    let delete = there
+        .keys()
+        .filter(|name| !wanted.contains_key(*name))
+        .map(|name| Act::Delete(name.clone()));
     apply.chain(delete).collect()
 }
 
@@ -103,7 +120,10 @@ impl Names {
                 }
                 Err(error) => {
                     if failures == 0 {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "failed to keep the telemetry names");
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "failed to keep the telemetry names"
+                        );
                     }
                     failures += 1;
                     jitter::backoff(failures)
@@ -128,7 +148,9 @@ impl Names {
         let pods = self.pods.borrow_and_update().clone();
         let services: Seen<ServiceSeen> = self.services.borrow_and_update().clone();
         let slices = self.slices.borrow_and_update().clone();
-        let (Some(intent), Some(pods), Some(slices)) = (intent, pods, slices) else { return Ok(()) };
+        let (Some(intent), Some(pods), Some(slices)) = (intent, pods, slices) else {
+            return Ok(());
+        };
         let services: Option<Arc<_>> = match services {
             Some(services) => Some(services),
             None if self.cluster.may_read_services().await? => return Ok(()),

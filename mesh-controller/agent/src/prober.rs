@@ -8,12 +8,14 @@ use std::{
 };
 
 use http::{Request, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Collected, Empty, Limited};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use mesh_api::agent::Consume;
-use mesh_core::probe::{Answer, Class, DEADLINE_SECS, Failure, INTERVAL_SECS, Seen, Track, classify};
+use mesh_core::probe::{
+    Answer, Class, DEADLINE_SECS, Failure, INTERVAL_SECS, Seen, Track, classify,
+};
 use tokio::{
     net::TcpStream,
     sync::watch,
@@ -56,7 +58,9 @@ impl Prober {
             let wanted = Arc::clone(&paths.borrow_and_update());
             running.retain(|region, (consume, task)| {
                 // Addresses are Envoy's business; only what a probe says and asks matters here.
-                let keep = wanted.consume.get(region).is_some_and(|now| now.service == consume.service && now.probe == consume.probe);
+                let keep = wanted.consume.get(region).is_some_and(|now| {
+                    now.service == consume.service && now.probe == consume.probe
+                });
                 if !keep {
                     task.abort();
                     if !wanted.consume.contains_key(region) {
@@ -69,7 +73,11 @@ impl Prober {
             self.board.only(&regions);
             for (region, consume) in &wanted.consume {
                 if !running.contains_key(region) {
-                    let task = tasks.spawn(self.clone().path(region.clone(), consume.clone(), paths.clone()));
+                    let task = tasks.spawn(self.clone().path(
+                        region.clone(),
+                        consume.clone(),
+                        paths.clone(),
+                    ));
                     running.insert(region.clone(), (consume.clone(), task));
                 }
             }
@@ -92,26 +100,43 @@ impl Prober {
             let accepted = paths.borrow_and_update().accepted;
             let begun = Instant::now();
             let result = self.ask(&consume).await;
-            self.metrics.probed(&region, begun.elapsed(), result.as_ref().err().map(|failure| failure.class));
-            bad = if result.is_ok() { 0 } else { bad.saturating_add(1) };
+            self.metrics.probed(
+                &region,
+                begun.elapsed(),
+                result.as_ref().err().map(|failure| failure.class),
+            );
+            bad = if result.is_ok() {
+                0
+            } else {
+                bad.saturating_add(1)
+            };
             if track.observe(result, Timestamp::now())
                 && let Some(state) = track.state()
             {
                 match &state.outcome {
                     Ok(()) => tracing::info!(region, "requests come through"),
                     Err(failure) => {
-                        tracing::warn!(region, reason = failure.class.as_str(), message = failure.message, "requests do not come through");
+                        tracing::warn!(
+                            region,
+                            reason = failure.class.as_str(),
+                            message = failure.message,
+                            "requests do not come through"
+                        );
                     }
                 }
                 self.metrics
                     .path_ready
-                    .get_or_create(&Region { region: region.clone() })
+                    .get_or_create(&Region {
+                        region: region.clone(),
+                    })
                     .set(i64::from(state.outcome.is_ok()));
                 self.board.path(&region, state);
             }
             let pause = jitter::around(pause(bad));
             // A new configuration is a reason to look sooner.
-            let news = async { while paths.changed().await.is_ok() && paths.borrow().accepted == accepted {} };
+            let news = async {
+                while paths.changed().await.is_ok() && paths.borrow().accepted == accepted {}
+            };
             tokio::select! {
                 () = sleep(pause) => {}
                 () = news => sleep(Duration::from_millis(50)).await,
@@ -124,14 +149,21 @@ impl Prober {
         match timeout(deadline, self.exchange(consume)).await {
             Err(_elapsed) => classify(&Seen::Nothing),
             Ok(Err(error)) => {
-                tracing::debug!(region = consume.region, error = &*error as &dyn std::error::Error, "a probe broke");
+                tracing::debug!(
+                    region = consume.region,
+                    error = &*error as &dyn std::error::Error,
+                    "a probe broke"
+                );
                 classify(&Seen::NoIntake)
             }
             Ok(Ok(answer)) => answer,
         }
     }
 
-    async fn exchange(&self, consume: &Consume) -> Result<Result<(), Failure>, Box<dyn std::error::Error + Send + Sync>> {
+    async fn exchange(
+        &self,
+        consume: &Consume,
+    ) -> Result<Result<(), Failure>, Box<dyn std::error::Error + Send + Sync>> {
         let stream = TcpStream::connect(self.intake).await?;
         stream.set_nodelay(true)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -144,7 +176,11 @@ impl Prober {
             let response = sender.send_request(request).await?;
             let (head, body) = response.into_parts();
             // A longer answer is an answer too.
-            let body = Limited::new(body, BODY).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let body = Limited::new(body, BODY)
+                .collect()
+                .await
+                .map(Collected::to_bytes)
+                .unwrap_or_default();
             Ok::<_, hyper::Error>((head, body))
         };
         let mut connection = std::pin::pin!(connection);
@@ -157,24 +193,36 @@ impl Prober {
                 exchange.await?
             }
         };
-        let headers: Vec<(&str, &str)> =
-            head.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?))).collect();
+        let headers: Vec<(&str, &str)> = head
+            .headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+            .collect();
         let body = String::from_utf8_lossy(&body);
-        Ok(classify(&Seen::Answer(Answer { status: head.status.as_u16(), headers: &headers, body: &body })))
+        Ok(classify(&Seen::Answer(Answer {
+            status: head.status.as_u16(),
+            headers: &headers,
+            body: &body,
+        })))
     }
 }
 
 /// Sooner again after the first bad ones: most of what is wrong at the start is over in a moment.
 fn pause(bad: u32) -> Duration {
     let steady = Duration::from_secs(u64::from(INTERVAL_SECS));
-    if bad == 0 { steady } else { Duration::from_millis(200_u64 << (bad - 1).min(8)).min(steady) }
+    if bad == 0 {
+        steady
+    } else {
+        Duration::from_millis(200_u64 << (bad - 1).min(8)).min(steady)
+    }
 }
 
 /// What is said before the first probe could be sent.
 pub(crate) fn not_accepted() -> Failure {
     Failure {
         class: Class::Intake,
-        message: "the Envoy beside the agent has not accepted a configuration with this region yet".to_owned(),
+        message: "the Envoy beside the agent has not accepted a configuration with this region yet"
+            .to_owned(),
     }
 }
 

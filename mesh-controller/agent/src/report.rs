@@ -48,7 +48,10 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new() -> Self {
-        Self { draft: Arc::new(watch::Sender::default()), written: Arc::new(watch::Sender::default()) }
+        Self {
+            draft: Arc::new(watch::Sender::default()),
+            written: Arc::new(watch::Sender::default()),
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Draft)) {
@@ -117,7 +120,9 @@ impl Board {
     }
 
     pub(crate) fn ledger_confirm(&self, written: Option<&str>) {
-        let Some(written) = written.and_then(|text| text.parse::<Timestamp>().ok()) else { return };
+        let Some(written) = written.and_then(|text| text.parse::<Timestamp>().ok()) else {
+            return;
+        };
         self.written.send_if_modified(|known| {
             let more = Some(written) > *known;
             if more {
@@ -136,14 +141,26 @@ impl Draft {
             accepted_generation: self.accepted,
             rejected: self.rejected.clone(),
             leaves_until: self.ledger.map(|end| end.to_string()),
-            paths: self.paths.iter().map(|(region, state)| self.path(region, state)).collect(),
+            paths: self
+                .paths
+                .iter()
+                .map(|(region, state)| self.path(region, state))
+                .collect(),
         }
     }
 
     fn path(&self, region: &str, state: &probe::State) -> ReplicaPath {
         let (ready, reason, message) = match &state.outcome {
-            Ok(()) => (true, "Answered".to_owned(), "requests come through".to_owned()),
-            Err(failure) => (false, failure.class.as_str().to_owned(), failure.message.clone()),
+            Ok(()) => (
+                true,
+                "Answered".to_owned(),
+                "requests come through".to_owned(),
+            ),
+            Err(failure) => (
+                false,
+                failure.class.as_str().to_owned(),
+                failure.message.clone(),
+            ),
         };
         ReplicaPath {
             region: region.to_owned(),
@@ -161,7 +178,10 @@ fn whole_second(at: Timestamp) -> Timestamp {
 }
 
 fn told(obstacle: &Obstacle) -> api::Obstacle {
-    api::Obstacle { reason: obstacle.reason.clone(), message: obstacle.message.clone() }
+    api::Obstacle {
+        reason: obstacle.reason.clone(),
+        message: obstacle.message.clone(),
+    }
 }
 
 /// Writes the reports.
@@ -176,7 +196,10 @@ pub(crate) struct Reporter {
 /// The `MeshAgent`, if it is there to stay.
 pub(crate) fn present(intents: &mut watch::Receiver<Seen<Intent>>) -> Option<Intent> {
     let seen = intents.borrow_and_update().clone()?;
-    seen.values().next().filter(|intent| !intent.leaving).cloned()
+    seen.values()
+        .next()
+        .filter(|intent| !intent.leaving)
+        .cloned()
 }
 
 impl Reporter {
@@ -190,14 +213,24 @@ impl Reporter {
             let mut pause = REPEAT;
             if let Some(intent) = present(&mut self.intents) {
                 let begun = *begun.get_or_insert_with(Instant::now);
-                let mine = intent.status.replicas.iter().find(|replica| replica.pod == self.pod);
-                self.board.ledger_confirm(mine.and_then(|replica| replica.leaves_until.as_deref()));
+                let mine = intent
+                    .status
+                    .replicas
+                    .iter()
+                    .find(|replica| replica.pod == self.pod);
+                self.board
+                    .ledger_confirm(mine.and_then(|replica| replica.leaves_until.as_deref()));
                 // What an earlier life of this pod has handed out may still be alive.
                 if let Some(known) = self.board.ledger_written() {
                     self.board.ledger(known);
                 }
                 let said = draft.borrow_and_update().clone();
-                let whole = said.accepted.is_some() && intent.spec.consume.iter().all(|c| said.paths.contains_key(&c.region));
+                let whole = said.accepted.is_some()
+                    && intent
+                        .spec
+                        .consume
+                        .iter()
+                        .all(|c| said.paths.contains_key(&c.region));
                 let hurry = mine.is_none() || said.ledger > self.board.ledger_written();
                 let replica = said.replica(&self.pod, &self.version);
                 if !whole && !hurry && begun.elapsed() < GRACE {
@@ -235,12 +268,24 @@ impl Reporter {
                 && (said.intermediates.is_some() || said.obstacle.is_some())
             {
                 // Nothing could be read: what was reported of the certificates stays.
-                let held = said.intermediates.as_ref().unwrap_or(&intent.status.intermediates);
+                let held = said
+                    .intermediates
+                    .as_ref()
+                    .unwrap_or(&intent.status.intermediates);
                 let obstacle = said.obstacle.as_ref().map(told);
-                let same = intent.status.intermediates == *held && intent.status.obstacle == obstacle;
-                let about = Draft { intermediates: Some(held.clone()), obstacle: said.obstacle.clone(), ..Draft::default() };
+                let same =
+                    intent.status.intermediates == *held && intent.status.obstacle == obstacle;
+                let about = Draft {
+                    intermediates: Some(held.clone()),
+                    obstacle: said.obstacle.clone(),
+                    ..Draft::default()
+                };
                 if !same && !is_recent(last.as_ref(), &about) {
-                    match self.cluster.report_intermediates(held, obstacle.as_ref()).await {
+                    match self
+                        .cluster
+                        .report_intermediates(held, obstacle.as_ref())
+                        .await
+                    {
                         Ok(()) => {
                             failures = 0;
                             last = Some((about, Instant::now()));
@@ -264,7 +309,12 @@ impl Reporter {
         loop {
             let alive = pods.borrow_and_update().clone();
             if let (Some(intent), Some(alive)) = (present(&mut self.intents), alive) {
-                let gone = intent.status.replicas.iter().map(|r| &r.pod).filter(|p| **p != self.pod && !alive.contains_key(*p));
+                let gone = intent
+                    .status
+                    .replicas
+                    .iter()
+                    .map(|r| &r.pod)
+                    .filter(|p| **p != self.pod && !alive.contains_key(*p));
                 for pod in gone {
                     // A watch may be late; the API server itself must say so.
                     match self.cluster.pod_exists(pod).await {
@@ -280,7 +330,10 @@ impl Reporter {
             }
             // Survivors take turns by chance; the second finds nothing to do.
             sleep(jitter::around(Duration::from_secs(2))).await;
-            if wait(&mut self.intents, &mut pods, Duration::from_secs(60)).await.is_none() {
+            if wait(&mut self.intents, &mut pods, Duration::from_mins(1))
+                .await
+                .is_none()
+            {
                 return;
             }
         }
@@ -298,7 +351,11 @@ fn complain(error: &mesh_cluster::agent_io::AgentIoError, failures: u32) {
 }
 
 /// Waits for news from either, or until the pause is over; nothing if nobody can bring news any more.
-async fn wait<A, B>(a: &mut watch::Receiver<A>, b: &mut watch::Receiver<B>, pause: Duration) -> Option<()> {
+async fn wait<A: Send + Sync, B: Send + Sync>(
+    a: &mut watch::Receiver<A>,
+    b: &mut watch::Receiver<B>,
+    pause: Duration,
+) -> Option<()> {
     let news = async {
         tokio::select! {
             gone = a.changed() => gone,

@@ -32,16 +32,16 @@ enum Next {
     /// It is good until then.
     Keep(Timestamp),
     /// Make one; once the ledger speaks of its end, or at once.
-    Make {
-        ledger: Timestamp,
-        urgent: bool,
-    },
+    Make { ledger: Timestamp, urgent: bool },
 }
 
 fn next(leaf: Option<&Leaf>, wish: &Wish, noise: f64, now: Timestamp) -> Next {
     let make = |urgent| {
         let end = now.saturating_add(wish.life).unwrap_or(now);
-        Next::Make { ledger: ledger(end, wish.life), urgent }
+        Next::Make {
+            ledger: ledger(end, wish.life),
+            urgent,
+        }
     };
     match leaf {
         None => make(false),
@@ -49,7 +49,11 @@ fn next(leaf: Option<&Leaf>, wish: &Wish, noise: f64, now: Timestamp) -> Next {
         Some(leaf) => {
             let due = leaf.renew_at(noise);
             // A clock that was stepped back behind the start of the leaf makes it useless too.
-            if now >= due || now < leaf.facts.not_before { make(now >= leaf.urgent_at()) } else { Next::Keep(due) }
+            if now >= due || now < leaf.facts.not_before {
+                make(now >= leaf.urgent_at())
+            } else {
+                Next::Keep(due)
+            }
         }
     }
 }
@@ -86,7 +90,10 @@ impl Signing {
                                 Err(error) => {
                                     self.metrics.leaf_failures.inc();
                                     if failures == 0 {
-                                        tracing::error!(error = chain_of(&error), "failed to make a leaf");
+                                        tracing::error!(
+                                            error = chain_of(&error),
+                                            "failed to make a leaf"
+                                        );
                                     }
                                     failures += 1;
                                     pause = jitter::backoff(failures);
@@ -110,14 +117,18 @@ impl Signing {
 
     fn publish(&self, leaf: Leaf) {
         self.metrics.leaf_renewals.inc();
-        self.metrics.leaf_expiry.set(leaf.facts.not_after.as_second());
+        self.metrics
+            .leaf_expiry
+            .set(leaf.facts.not_after.as_second());
         tracing::info!(identity = %leaf.wish.identity, serial = leaf.facts.serial, until = %leaf.facts.not_after, "made a leaf");
         self.leaf.send_replace(Some(Arc::new(leaf)));
     }
 }
 
 fn until_then(until: Timestamp, now: Timestamp) -> Duration {
-    let wait = until.duration_since(now).max(SignedDuration::from_millis(50));
+    let wait = until
+        .duration_since(now)
+        .max(SignedDuration::from_millis(50));
     Duration::try_from(wait).map_or(LOOK, |wait| wait.min(LOOK))
 }
 

@@ -29,8 +29,13 @@ pub(crate) struct Mesh {
 impl Mesh {
     pub(crate) fn new() -> Self {
         let mesh = "default".parse().unwrap();
-        let (root, material) = Authority::generate_root(&mesh, 1, SignedDuration::from_hours(24 * 3650), now()).unwrap();
-        Self { root, root_pem: material.cert_pem }
+        let (root, material) =
+            Authority::generate_root(&mesh, 1, SignedDuration::from_hours(24 * 3650), now())
+                .unwrap();
+        Self {
+            root,
+            root_pem: material.cert_pem,
+        }
     }
 
     pub(crate) fn intent(&self) -> Intent {
@@ -39,12 +44,18 @@ impl Mesh {
             service: format!("{region}-vmauth"),
             sni: format!("child1.{region}-vmauth.kof.svc.cluster.local"),
             identity: format!("spiffe://{region}.mesh.test/ns/istio-system/sa/mesh-gateway"),
-            addresses: vec![Address { host: "192.0.2.1".to_owned(), port: 15443 }],
+            addresses: vec![Address {
+                host: "192.0.2.1".to_owned(),
+                port: 15443,
+            }],
             probe: "/vm/select/0/prometheus/api/v1/query?query=1".to_owned(),
         };
         Intent {
             generation: 3,
-            marks: BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), "kof-istio".to_owned())]),
+            marks: BTreeMap::from([(
+                "app.kubernetes.io/managed-by".to_owned(),
+                "kof-istio".to_owned(),
+            )]),
             leaving: false,
             spec: MeshAgentSpec {
                 mesh: "default".to_owned(),
@@ -52,7 +63,10 @@ impl Mesh {
                 role: Role::Child,
                 trust_domain: "child1.mesh.test".to_owned(),
                 identity: "spiffe://child1.mesh.test/ns/istio-system/sa/mesh-gateway".to_owned(),
-                root: Root { generation: 1, certificate: self.root_pem.clone() },
+                root: Root {
+                    generation: 1,
+                    certificate: self.root_pem.clone(),
+                },
                 signer_generation: 1,
                 leaf_seconds: 3600,
                 intermediate_seconds: 86_400,
@@ -70,12 +84,24 @@ impl Mesh {
     }
 
     /// What the controller answers to a request.
-    pub(crate) fn sign(&self, wanted: &Wanted, generation: u32, request: &str, at: Timestamp) -> String {
+    pub(crate) fn sign(
+        &self,
+        wanted: &Wanted,
+        generation: u32,
+        request: &str,
+        at: Timestamp,
+    ) -> String {
         let checked = mesh_ca::check_csr(request.as_bytes(), Requested::Nothing).unwrap();
-        let subject =
-            IntermediateSubject { mesh: wanted.mesh.clone(), cluster: wanted.cluster.clone(), generation };
+        let subject = IntermediateSubject {
+            mesh: wanted.mesh.clone(),
+            cluster: wanted.cluster.clone(),
+            generation,
+        };
         let life = SignedDuration::from_secs(i64::from(wanted.spec.intermediate_seconds));
-        self.root.sign_intermediate(&checked, &subject, life, at).unwrap().chain_pem
+        self.root
+            .sign_intermediate(&checked, &subject, life, at)
+            .unwrap()
+            .chain_pem
     }
 }
 
@@ -84,5 +110,9 @@ pub(crate) fn secret(entries: &[(&str, &str)]) -> SecretSeen {
         .iter()
         .map(|(key, value)| ((*key).to_owned(), Zeroizing::new(value.as_bytes().to_vec())))
         .collect();
-    SecretSeen { resource_version: "7".to_owned(), labels: BTreeMap::new(), data }
+    SecretSeen {
+        resource_version: "7".to_owned(),
+        labels: BTreeMap::new(),
+        data,
+    }
 }

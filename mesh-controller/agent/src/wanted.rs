@@ -38,7 +38,10 @@ impl Wanted {
     pub(crate) fn read(intent: &Intent) -> Result<Self, Obstacle> {
         let spec = &intent.spec;
         let bad = |field: &str, why: &dyn std::fmt::Display| {
-            Obstacle::new("BadIntent", format!("MeshAgent istio-system/mesh, spec.{field}: {why}"))
+            Obstacle::new(
+                "BadIntent",
+                format!("MeshAgent istio-system/mesh, spec.{field}: {why}"),
+            )
         };
         Ok(Self {
             generation: intent.generation,

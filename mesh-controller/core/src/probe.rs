@@ -106,7 +106,10 @@ pub struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     fn header(&self, name: &str) -> Option<&'a str> {
-        self.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
+        self.headers
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, value)| *value)
     }
 
     /// Whether it came from beyond the own Envoy: only then its router knows how long that took.
@@ -121,9 +124,17 @@ impl<'a> Answer<'a> {
 ///
 /// What stands in the way.
 pub fn classify(seen: &Seen<'_>) -> Result<(), Failure> {
-    let failure = |class, message: &str| Err(Failure { class, message: message.to_owned() });
+    let failure = |class, message: &str| {
+        Err(Failure {
+            class,
+            message: message.to_owned(),
+        })
+    };
     match seen {
-        Seen::NoIntake => failure(Class::Intake, "the Envoy beside the agent does not answer on its intake"),
+        Seen::NoIntake => failure(
+            Class::Intake,
+            "the Envoy beside the agent does not answer on its intake",
+        ),
         Seen::Nothing => failure(Class::Deadline, "no answer within the deadline"),
         Seen::Answer(answer) if answer.came_through() => beyond(answer),
         Seen::Answer(answer) => own_envoy(answer),
@@ -146,7 +157,10 @@ fn beyond(answer: &Answer<'_>) -> Result<(), Failure> {
         };
     }
     match answer.status {
-        502..=504 => Err(Failure { class: Class::Upstream, message: upstream(answer) }),
+        502..=504 => Err(Failure {
+            class: Class::Upstream,
+            message: upstream(answer),
+        }),
         _ => Ok(()),
     }
 }
@@ -154,9 +168,15 @@ fn beyond(answer: &Answer<'_>) -> Result<(), Failure> {
 fn upstream(answer: &Answer<'_>) -> String {
     let said = words(answer.body);
     if said.is_empty() {
-        format!("the region's gateway answered {} in its backend's stead", answer.status)
+        format!(
+            "the region's gateway answered {} in its backend's stead",
+            answer.status
+        )
     } else {
-        format!("the region's gateway answered {} in its backend's stead: {said}", answer.status)
+        format!(
+            "the region's gateway answered {} in its backend's stead: {said}",
+            answer.status
+        )
     }
 }
 
@@ -190,7 +210,12 @@ fn is_tls(said: &str) -> bool {
 
 /// Envoy's words on one line, at most 300 characters, without anything that cannot be printed.
 fn words(body: &str) -> String {
-    body.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect::<String>().trim().to_owned()
+    body.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(300)
+        .collect::<String>()
+        .trim()
+        .to_owned()
 }
 
 /// One path as its probes have shown it: steady against a single bad answer, quick to believe a good one.
@@ -215,7 +240,10 @@ impl Track {
     /// The first result is believed at once, and so is every good one; a bad one only when the next is equal.
     pub fn observe(&mut self, result: Result<(), Failure>, now: Timestamp) -> bool {
         let Some(state) = &mut self.state else {
-            self.state = Some(State { outcome: result, since: now });
+            self.state = Some(State {
+                outcome: result,
+                since: now,
+            });
             return true;
         };
         match (&mut state.outcome, result) {
@@ -224,13 +252,23 @@ impl Track {
                 false
             }
             (Err(_), Ok(())) => {
-                *state = State { outcome: Ok(()), since: now };
+                *state = State {
+                    outcome: Ok(()),
+                    since: now,
+                };
                 self.doubt = None;
                 true
             }
             (Ok(()), Err(bad)) => {
-                if self.doubt.as_ref().is_some_and(|doubt| doubt.class == bad.class) {
-                    *state = State { outcome: Err(bad), since: now };
+                if self
+                    .doubt
+                    .as_ref()
+                    .is_some_and(|doubt| doubt.class == bad.class)
+                {
+                    *state = State {
+                        outcome: Err(bad),
+                        since: now,
+                    };
                     self.doubt = None;
                     return true;
                 }

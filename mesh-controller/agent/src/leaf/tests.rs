@@ -13,7 +13,14 @@ pub(crate) fn signer_at(mesh: &Mesh, at: Timestamp) -> Signer {
     let key = PrivateKey::generate().unwrap();
     let chain = mesh.sign(&wanted, 1, &key.csr_pem().unwrap(), at);
     let whole = secret(&[("g1.key", key.pem()), ("g1.crt", &chain)]);
-    decide(&wanted, Some(&whole), &std::collections::BTreeMap::new(), at).signer.unwrap()
+    decide(
+        &wanted,
+        Some(&whole),
+        &std::collections::BTreeMap::new(),
+        at,
+    )
+    .signer
+    .unwrap()
 }
 
 fn wish(mesh: &Mesh, signer: &Signer) -> Wish {
@@ -32,7 +39,13 @@ fn carries_the_identity_and_is_believed_under_the_intermediate_alone() {
     assert_eq!(leaf.facts.uris, [mesh.wanted().identity.to_string()]);
     assert_eq!(leaf.facts.not_after, after(3600));
     assert!(!format!("{leaf:?}").contains("PRIVATE"));
-    mesh_ca::verify_leaf(&leaf.chain, &signer.authority.cert_pem(), &mesh.wanted().identity, now()).unwrap();
+    mesh_ca::verify_leaf(
+        &leaf.chain,
+        &signer.authority.cert_pem(),
+        &mesh.wanted().identity,
+        now(),
+    )
+    .unwrap();
     mesh_ca::verify_leaf(&leaf.chain, &mesh.root_pem, &mesh.wanted().identity, now()).unwrap();
 }
 

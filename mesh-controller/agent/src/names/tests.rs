@@ -2,19 +2,34 @@ use super::*;
 use crate::testing::Mesh;
 
 fn pod(ips: &[&str], ready: bool, leaving: bool) -> PodSeen {
-    PodSeen { ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(), ready, leaving }
+    PodSeen {
+        ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        ready,
+        leaving,
+    }
 }
 
 fn pods(list: &[(&str, PodSeen)]) -> BTreeMap<String, PodSeen> {
-    list.iter().map(|(name, pod)| ((*name).to_owned(), pod.clone())).collect()
+    list.iter()
+        .map(|(name, pod)| ((*name).to_owned(), pod.clone()))
+        .collect()
 }
 
 fn ours(selects: bool) -> BTreeMap<String, ServiceSeen> {
-    BTreeMap::from([("region1-vmauth".to_owned(), ServiceSeen { selects, families: BTreeSet::new() })])
+    BTreeMap::from([(
+        "region1-vmauth".to_owned(),
+        ServiceSeen {
+            selects,
+            families: BTreeSet::new(),
+        },
+    )])
 }
 
 fn ips(slices: &BTreeMap<String, Slice>) -> Vec<String> {
-    slices.values().flat_map(|slice| slice.addresses.iter().map(ToString::to_string)).collect()
+    slices
+        .values()
+        .flat_map(|slice| slice.addresses.iter().map(ToString::to_string))
+        .collect()
 }
 
 #[test]
@@ -26,16 +41,29 @@ fn lists_pods_that_are_ready_one_slice_a_family() {
         ("c", pod(&["10.1.0.3"], true, false)),
     ]);
     let slices = wanted(&intent, &pods, Some(&ours(false)));
-    assert_eq!(slices.keys().collect::<Vec<_>>(), ["region1-vmauth-mesh-v4", "region1-vmauth-mesh-v6"]);
+    assert_eq!(
+        slices.keys().collect::<Vec<_>>(),
+        ["region1-vmauth-mesh-v4", "region1-vmauth-mesh-v6"]
+    );
     assert_eq!(ips(&slices), ["10.1.0.1", "10.1.0.3", "fd00::1"]);
-    assert!(slices.values().all(|s| s.port == ("http".to_owned(), 8427) && s.marks == intent.marks));
-    assert!(acts(&slices, &slices).is_empty(), "what is equal is skipped");
+    assert!(
+        slices
+            .values()
+            .all(|s| s.port == ("http".to_owned(), 8427) && s.marks == intent.marks)
+    );
+    assert!(
+        acts(&slices, &slices).is_empty(),
+        "what is equal is skipped"
+    );
 }
 
 #[test]
 fn when_no_pod_is_ready_those_that_stay_are_listed() {
     let intent = Mesh::new().intent();
-    let pods = pods(&[("a", pod(&["10.1.0.1"], false, false)), ("b", pod(&["10.1.0.2"], false, true))]);
+    let pods = pods(&[
+        ("a", pod(&["10.1.0.1"], false, false)),
+        ("b", pod(&["10.1.0.2"], false, true)),
+    ]);
     assert_eq!(ips(&wanted(&intent, &pods, None)), ["10.1.0.1"]);
 }
 
@@ -43,8 +71,14 @@ fn when_no_pod_is_ready_those_that_stay_are_listed() {
 fn services_of_others_are_left_alone() {
     let intent = Mesh::new().intent();
     let pods = pods(&[("a", pod(&["10.1.0.1"], true, false))]);
-    assert!(wanted(&intent, &pods, Some(&BTreeMap::new())).is_empty(), "not ours");
-    assert!(wanted(&intent, &pods, Some(&ours(true))).is_empty(), "has a selector");
+    assert!(
+        wanted(&intent, &pods, Some(&BTreeMap::new())).is_empty(),
+        "not ours"
+    );
+    assert!(
+        wanted(&intent, &pods, Some(&ours(true))).is_empty(),
+        "has a selector"
+    );
 }
 
 #[test]
@@ -55,7 +89,13 @@ fn what_is_no_longer_called_is_deleted_and_what_differs_is_applied() {
     let there = wanted(&intent, &first, Some(&ours(false)));
     let changed = wanted(&intent, &second, Some(&ours(false)));
     let name = "region1-vmauth-mesh-v4".to_owned();
-    assert_eq!(acts(&changed, &there), [Act::Apply(name.clone(), changed[&name].clone())]);
+    assert_eq!(
+        acts(&changed, &there),
+        [Act::Apply(name.clone(), changed[&name].clone())]
+    );
     intent.spec.consume.clear();
-    assert_eq!(acts(&wanted(&intent, &second, Some(&ours(false))), &there), [Act::Delete(name)]);
+    assert_eq!(
+        acts(&wanted(&intent, &second, Some(&ours(false))), &there),
+        [Act::Delete(name)]
+    );
 }

@@ -8,11 +8,21 @@ use crate::testing::Mesh;
 
 fn prober(intake: SocketAddr) -> Prober {
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
-    Prober { intake, board: Board::new(), metrics }
+    Prober {
+        intake,
+        board: Board::new(),
+        metrics,
+    }
 }
 
 /// Answers each connection with the next of these bytes; hands back what was asked.
-async fn server(answers: Vec<&'static str>) -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>, JoinSet<()>) {
+async fn server(
+    answers: Vec<&'static str>,
+) -> (
+    SocketAddr,
+    tokio::sync::mpsc::UnboundedReceiver<String>,
+    JoinSet<()>,
+) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (asked, asks) = tokio::sync::mpsc::unbounded_channel();
@@ -22,7 +32,9 @@ async fn server(answers: Vec<&'static str>) -> (SocketAddr, tokio::sync::mpsc::U
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = vec![0; 4096];
             let read = stream.read(&mut request).await.unwrap();
-            asked.send(String::from_utf8_lossy(&request[..read]).into_owned()).unwrap();
+            asked
+                .send(String::from_utf8_lossy(&request[..read]).into_owned())
+                .unwrap();
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
@@ -40,14 +52,29 @@ async fn asks_as_users_do_and_reads_the_answer() {
     ];
     let (address, mut asks, _server) = server(answers).await;
     let prober = prober(address);
-    assert_eq!(prober.ask(&consume).await, Ok(()), "the backend asks for a password: the path works");
+    assert_eq!(
+        prober.ask(&consume).await,
+        Ok(()),
+        "the backend asks for a password: the path works"
+    );
     let request = asks.recv().await.unwrap().to_lowercase();
-    assert!(request.starts_with("get /vm/select/0/prometheus/api/v1/query?query=1 http/1.1"), "{request}");
-    assert!(request.contains("host: region1-vmauth\r\n") && request.contains("user-agent: mesh-probe\r\n"), "{request}");
+    assert!(
+        request.starts_with("get /vm/select/0/prometheus/api/v1/query?query=1 http/1.1"),
+        "{request}"
+    );
+    assert!(
+        request.contains("host: region1-vmauth\r\n")
+            && request.contains("user-agent: mesh-probe\r\n"),
+        "{request}"
+    );
     for class in [Class::Path, Class::Name, Class::Intake] {
         assert_eq!(prober.ask(&consume).await.unwrap_err().class, class);
     }
-    assert_eq!(prober.ask(&consume).await.unwrap_err().class, Class::Intake, "nobody listens any more");
+    assert_eq!(
+        prober.ask(&consume).await.unwrap_err().class,
+        Class::Intake,
+        "nobody listens any more"
+    );
 }
 
 #[tokio::test]
@@ -56,7 +83,12 @@ async fn probes_at_once_and_again_when_envoy_has_taken_something_new() {
     let ok = "HTTP/1.1 200 OK\r\nx-envoy-upstream-service-time: 2\r\ncontent-length: 0\r\n\r\n";
     let (address, mut asks, _server) = server(vec![ok, ok]).await;
     let prober = prober(address);
-    let of = |accepted| Arc::new(Paths { consume: BTreeMap::from([(consume.region.clone(), consume.clone())]), accepted });
+    let of = |accepted| {
+        Arc::new(Paths {
+            consume: BTreeMap::from([(consume.region.clone(), consume.clone())]),
+            accepted,
+        })
+    };
     let (tx, rx) = watch::channel(of(1));
     let mut tasks = JoinSet::new();
     tasks.spawn(prober.run(rx));
@@ -68,5 +100,8 @@ async fn probes_at_once_and_again_when_envoy_has_taken_something_new() {
 
 #[test]
 fn looks_sooner_again_after_the_first_bad_answers() {
-    assert_eq!([0, 1, 2, 3, 4, 5, 99].map(|bad| pause(bad).as_millis()), [3000, 200, 400, 800, 1600, 3000, 3000]);
+    assert_eq!(
+        [0, 1, 2, 3, 4, 5, 99].map(|bad| pause(bad).as_millis()),
+        [3000, 200, 400, 800, 1600, 3000, 3000]
+    );
 }

@@ -8,17 +8,41 @@ fn a_replica_is_told_as_it_is() {
     let board = Board::new();
     board.envoy(Some(3), None);
     board.ledger(now());
-    board.path("region1", &State { outcome: Ok(()), since: now() });
-    let down = Failure { class: Class::Connect, message: "refused".to_owned() };
-    board.path("region2", &State { outcome: Err(down), since: now() });
-    board.unresolved(BTreeMap::from([("region2".to_owned(), Obstacle::new("NoSuchName", "nothing"))]));
+    board.path(
+        "region1",
+        &State {
+            outcome: Ok(()),
+            since: now(),
+        },
+    );
+    let down = Failure {
+        class: Class::Connect,
+        message: "refused".to_owned(),
+    };
+    board.path(
+        "region2",
+        &State {
+            outcome: Err(down),
+            since: now(),
+        },
+    );
+    board.unresolved(BTreeMap::from([(
+        "region2".to_owned(),
+        Obstacle::new("NoSuchName", "nothing"),
+    )]));
     let replica = board.draft.borrow().replica("pod-a", "0.1.0");
     assert_eq!(replica.accepted_generation, Some(3));
-    assert_eq!(replica.leaves_until.as_deref(), Some("2026-11-21T04:00:00Z"));
+    assert_eq!(
+        replica.leaves_until.as_deref(),
+        Some("2026-11-21T04:00:00Z")
+    );
     assert_eq!(replica.paths[0].reason, "Answered");
     assert!(replica.paths[0].ready && !replica.paths[1].ready);
     assert_eq!(replica.paths[1].reason, "ConnectFailed");
-    assert_eq!(replica.paths[1].unresolved.as_ref().unwrap().reason, "NoSuchName");
+    assert_eq!(
+        replica.paths[1].unresolved.as_ref().unwrap().reason,
+        "NoSuchName"
+    );
     board.only(&["region1".to_owned()]);
     assert_eq!(board.draft.borrow().paths.len(), 1);
 }

@@ -29,31 +29,51 @@ const WATCH_SECS: u32 = 60;
 
 impl OwnCluster {
     /// Follows the `MeshAgent`. The future ends only when nobody listens any more.
-    pub fn follow_intent(&self, to: watch::Sender<Seen<Intent>>) -> impl Future<Output = ()> + Send + 'static {
+    pub fn follow_intent(
+        &self,
+        to: watch::Sender<Seen<Intent>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         follow(self.agents(), named(labels::MESH_AGENT), seen::intent, to)
     }
 
     /// Follows the requests for intermediates.
-    pub fn follow_requests(&self, to: watch::Sender<Seen<CsrSeen>>) -> impl Future<Output = ()> + Send + 'static {
+    pub fn follow_requests(
+        &self,
+        to: watch::Sender<Seen<CsrSeen>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let config = Config::default().fields(&format!("spec.signerName={}", labels::SIGNER));
         follow(self.requests(), config, seen::csr, to)
     }
 
     /// Follows the pods of the agent.
-    pub fn follow_pods(&self, to: watch::Sender<Seen<PodSeen>>) -> impl Future<Output = ()> + Send + 'static {
+    pub fn follow_pods(
+        &self,
+        to: watch::Sender<Seen<PodSeen>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
         let config = Config::default().labels(&format!("app={}", labels::AGENT_NAME));
         follow(self.pods(), config, seen::pod, to)
     }
 
     /// Follows the telemetry Services that are ours.
-    pub fn follow_services(&self, to: watch::Sender<Seen<ServiceSeen>>) -> impl Future<Output = ()> + Send + 'static {
-        let config = Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_US));
+    pub fn follow_services(
+        &self,
+        to: watch::Sender<Seen<ServiceSeen>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let config =
+            Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_US));
         follow(self.services(), config, seen::service, to)
     }
 
     /// Follows the endpoint slices that are ours.
-    pub fn follow_slices(&self, to: watch::Sender<Seen<Slice>>) -> impl Future<Output = ()> + Send + 'static {
-        let config = Config::default().labels(&format!("{}={}", seen::SLICE_MANAGED_BY, labels::MANAGED_BY_US));
+    pub fn follow_slices(
+        &self,
+        to: watch::Sender<Seen<Slice>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let config = Config::default().labels(&format!(
+            "{}={}",
+            seen::SLICE_MANAGED_BY,
+            labels::MANAGED_BY_US
+        ));
         follow(self.slices(), config, seen::slice, to)
     }
 }
@@ -66,7 +86,12 @@ fn named(name: &str) -> Config {
 /// quarter less, so that replicas do not ask in step.
 fn pause(failures: u32) -> Duration {
     let whole = 500_u64 << failures.min(4);
-    let noise = u64::from(std::time::UNIX_EPOCH.elapsed().unwrap_or_default().subsec_micros());
+    let noise = u64::from(
+        std::time::UNIX_EPOCH
+            .elapsed()
+            .unwrap_or_default()
+            .subsec_micros(),
+    );
     Duration::from_millis(whole - noise % (whole / 4))
 }
 

@@ -70,7 +70,9 @@ pub enum AgentIoError {
 impl AgentIoError {
     fn status(&self, is: fn(&kube::core::Status) -> bool) -> bool {
         match self {
-            Self::Call { source, .. } => matches!(source.as_ref(), kube::Error::Api(status) if is(status)),
+            Self::Call { source, .. } => {
+                matches!(source.as_ref(), kube::Error::Api(status) if is(status))
+            }
             Self::Configure { .. } | Self::Deadline { .. } => false,
         }
     }
@@ -115,17 +117,23 @@ impl OwnCluster {
     /// When the file cannot be used, or there is no service account.
     pub async fn new(kubeconfig: Option<&Path>) -> Result<Self, AgentIoError> {
         fn configure(source: impl std::error::Error + Send + Sync + 'static) -> AgentIoError {
-            AgentIoError::Configure { source: Box::new(source) }
+            AgentIoError::Configure {
+                source: Box::new(source),
+            }
         }
         let mut config = match kubeconfig {
             Some(path) => {
                 let file = Kubeconfig::read_from(path).map_err(configure)?;
-                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(configure)?
+                Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                    .await
+                    .map_err(configure)?
             }
             None => Config::incluster().map_err(configure)?,
         };
         config.connect_timeout = Some(Duration::from_secs(5));
-        Ok(Self { client: Client::try_from(config).map_err(configure)? })
+        Ok(Self {
+            client: Client::try_from(config).map_err(configure)?,
+        })
     }
 
     fn agents(&self) -> Api<MeshAgent> {

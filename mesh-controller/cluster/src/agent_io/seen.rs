@@ -41,9 +41,17 @@ pub struct Intent {
 pub(super) fn intent(object: &MeshAgent) -> Intent {
     let mut marks: BTreeMap<String, String> = [labels::INSTALL, labels::MEMBER]
         .iter()
-        .filter_map(|key| object.labels().get(*key).map(|value| ((*key).to_owned(), value.clone())))
+        .filter_map(|key| {
+            object
+                .labels()
+                .get(*key)
+                .map(|value| ((*key).to_owned(), value.clone()))
+        })
         .collect();
-    marks.insert(labels::MANAGED_BY.to_owned(), labels::MANAGED_BY_US.to_owned());
+    marks.insert(
+        labels::MANAGED_BY.to_owned(),
+        labels::MANAGED_BY_US.to_owned(),
+    );
     Intent {
         generation: object.metadata.generation.unwrap_or_default(),
         marks,
@@ -121,9 +129,17 @@ pub enum CsrOutcome {
 pub(super) fn csr(object: &CertificateSigningRequest) -> CsrSeen {
     let status = object.status.as_ref();
     let condition = |kind: &str| {
-        status.and_then(|s| s.conditions.as_ref()).into_iter().flatten().find(|c| c.type_ == kind).map(|c| {
-            (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default())
-        })
+        status
+            .and_then(|s| s.conditions.as_ref())
+            .into_iter()
+            .flatten()
+            .find(|c| c.type_ == kind)
+            .map(|c| {
+                (
+                    c.reason.clone().unwrap_or_default(),
+                    c.message.clone().unwrap_or_default(),
+                )
+            })
     };
     let outcome = if let Some((reason, message)) = condition("Denied") {
         CsrOutcome::Denied { reason, message }
@@ -131,11 +147,16 @@ pub(super) fn csr(object: &CertificateSigningRequest) -> CsrSeen {
         CsrOutcome::Failed { reason, message }
     } else {
         match status.and_then(|s| s.certificate.as_ref()) {
-            Some(certificate) if !certificate.0.is_empty() => CsrOutcome::Issued(certificate.0.clone()),
+            Some(certificate) if !certificate.0.is_empty() => {
+                CsrOutcome::Issued(certificate.0.clone())
+            }
             Some(_) | None => CsrOutcome::Pending,
         }
     };
-    CsrSeen { request: object.spec.request.0.clone(), outcome }
+    CsrSeen {
+        request: object.spec.request.0.clone(),
+        outcome,
+    }
 }
 
 /// A pod of the agent.
@@ -162,9 +183,15 @@ pub(super) fn pod(object: &Pod) -> PodSeen {
         .into_iter()
         .flatten()
         .any(|c| c.type_ == "Ready" && c.status == "True");
-    let over = status.and_then(|s| s.phase.as_deref()).is_some_and(|phase| phase == "Succeeded" || phase == "Failed");
+    let over = status
+        .and_then(|s| s.phase.as_deref())
+        .is_some_and(|phase| phase == "Succeeded" || phase == "Failed");
     let leaving = over || object.metadata.deletion_timestamp.is_some();
-    PodSeen { ips, ready: ready && !leaving, leaving }
+    PodSeen {
+        ips,
+        ready: ready && !leaving,
+        leaving,
+    }
 }
 
 /// A telemetry Service that is ours.
@@ -179,8 +206,14 @@ pub struct ServiceSeen {
 pub(super) fn service(object: &Service) -> ServiceSeen {
     let spec = object.spec.as_ref();
     ServiceSeen {
-        selects: spec.and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty()),
-        families: spec.and_then(|s| s.ip_families.clone()).unwrap_or_default().into_iter().collect(),
+        selects: spec
+            .and_then(|s| s.selector.as_ref())
+            .is_some_and(|s| !s.is_empty()),
+        families: spec
+            .and_then(|s| s.ip_families.clone())
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -203,7 +236,11 @@ pub(super) fn slice(object: &EndpointSlice) -> Slice {
     let port = object.ports.iter().flatten().next();
     let own = |key: &str| key != SLICE_MANAGED_BY && key != SLICE_SERVICE;
     Slice {
-        service: object.labels().get(SLICE_SERVICE).cloned().unwrap_or_default(),
+        service: object
+            .labels()
+            .get(SLICE_SERVICE)
+            .cloned()
+            .unwrap_or_default(),
         v6: object.address_type == "IPv6",
         addresses: object
             .endpoints
@@ -213,8 +250,15 @@ pub(super) fn slice(object: &EndpointSlice) -> Slice {
             .collect(),
         port: (
             port.and_then(|p| p.name.clone()).unwrap_or_default(),
-            port.and_then(|p| p.port).and_then(|p| u16::try_from(p).ok()).unwrap_or_default(),
+            port.and_then(|p| p.port)
+                .and_then(|p| u16::try_from(p).ok())
+                .unwrap_or_default(),
         ),
-        marks: object.labels().iter().filter(|(k, _)| own(k)).map(|(k, v)| (k.clone(), v.clone())).collect(),
+        marks: object
+            .labels()
+            .iter()
+            .filter(|(k, _)| own(k))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
     }
 }

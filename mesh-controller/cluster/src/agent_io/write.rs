@@ -56,7 +56,11 @@ async fn call<T>(
     let object = object.into();
     match timeout(CALL_DEADLINE, future).await {
         Ok(Ok(done)) => Ok(done),
-        Ok(Err(source)) => Err(AgentIoError::Call { verb, object, source: Box::new(source) }),
+        Ok(Err(source)) => Err(AgentIoError::Call {
+            verb,
+            object,
+            source: Box::new(source),
+        }),
         Err(_elapsed) => Err(AgentIoError::Deadline { verb, object }),
     }
 }
@@ -69,7 +73,10 @@ fn made<T>(outcome: Result<T, AgentIoError>) -> Result<Made, AgentIoError> {
     }
 }
 
-fn secret_object(data: &BTreeMap<String, Zeroizing<Vec<u8>>>, labels: &BTreeMap<String, String>) -> Secret {
+fn secret_object(
+    data: &BTreeMap<String, Zeroizing<Vec<u8>>>,
+    labels: &BTreeMap<String, String>,
+) -> Secret {
     Secret {
         metadata: ObjectMeta {
             name: Some(labels::INTERMEDIATE_SECRET.to_owned()),
@@ -77,14 +84,21 @@ fn secret_object(data: &BTreeMap<String, Zeroizing<Vec<u8>>>, labels: &BTreeMap<
             labels: Some(labels.clone()),
             ..ObjectMeta::default()
         },
-        data: Some(data.iter().map(|(key, value)| (key.clone(), ByteString(value.to_vec()))).collect()),
+        data: Some(
+            data.iter()
+                .map(|(key, value)| (key.clone(), ByteString(value.to_vec())))
+                .collect(),
+        ),
         type_: Some("Opaque".to_owned()),
         ..Secret::default()
     }
 }
 
 fn posted() -> PostParams {
-    PostParams { field_manager: Some(labels::AGENT.to_owned()), ..PostParams::default() }
+    PostParams {
+        field_manager: Some(labels::AGENT.to_owned()),
+        ..PostParams::default()
+    }
 }
 
 const SECRET: &str = "Secret istio-system/mesh-intermediate";
@@ -150,7 +164,10 @@ impl OwnCluster {
     /// Applies an endpoint slice. Every replica applies the same as the same field manager.
     pub async fn apply_slice(&self, name: &str, slice: &Slice) -> Result<(), AgentIoError> {
         let mut marks = slice.marks.clone();
-        marks.insert(SLICE_MANAGED_BY.to_owned(), labels::MANAGED_BY_US.to_owned());
+        marks.insert(
+            SLICE_MANAGED_BY.to_owned(),
+            labels::MANAGED_BY_US.to_owned(),
+        );
         marks.insert(SLICE_SERVICE.to_owned(), slice.service.clone());
         let endpoints: Vec<Value> = slice
             .addresses
@@ -168,7 +185,13 @@ impl OwnCluster {
         let slices = self.slices();
         let (params, patch) = apply_as(labels::AGENT, &object);
         let patching = slices.patch(name, &params, &patch);
-        call("apply", format!("EndpointSlice {TELEMETRY_NAMESPACE}/{name}"), patching).await.map(drop)
+        call(
+            "apply",
+            format!("EndpointSlice {TELEMETRY_NAMESPACE}/{name}"),
+            patching,
+        )
+        .await
+        .map(drop)
     }
 
     /// Deletes an endpoint slice of ours.
@@ -184,7 +207,8 @@ impl OwnCluster {
 
     /// Reports what this replica sees, as a field manager of its own.
     pub async fn report_replica(&self, replica: &Replica) -> Result<(), AgentIoError> {
-        self.report(&manager_of(&replica.pod), json!({"replicas": [replica]})).await
+        self.report(&manager_of(&replica.pod), json!({"replicas": [replica]}))
+            .await
     }
 
     /// Takes back what a replica reported that is no more: applied as its field manager, an empty report
@@ -223,7 +247,13 @@ impl OwnCluster {
     pub async fn may_read_services(&self) -> Result<bool, AgentIoError> {
         let services = self.services();
         let params = ListParams::default().limit(1);
-        match call("list", format!("Services in {TELEMETRY_NAMESPACE}"), services.list_metadata(&params)).await {
+        match call(
+            "list",
+            format!("Services in {TELEMETRY_NAMESPACE}"),
+            services.list_metadata(&params),
+        )
+        .await
+        {
             Ok(_) => Ok(true),
             Err(error) if error.is_forbidden() => Ok(false),
             Err(error) => Err(error),
@@ -233,7 +263,12 @@ impl OwnCluster {
     /// Whether a pod of the agent exists, asked of the API server itself.
     pub async fn pod_exists(&self, name: &str) -> Result<bool, AgentIoError> {
         let pods = self.pods();
-        let pod = call("get", format!("Pod {NAMESPACE}/{name}"), pods.get_metadata_opt(name)).await?;
+        let pod = call(
+            "get",
+            format!("Pod {NAMESPACE}/{name}"),
+            pods.get_metadata_opt(name),
+        )
+        .await?;
         Ok(pod.is_some())
     }
 }
@@ -243,6 +278,9 @@ fn manager_of(pod: &str) -> String {
     format!("{}/{pod}", labels::AGENT)
 }
 
-fn apply_as<'a, T: serde::Serialize + Debug>(manager: &str, object: &'a T) -> (PatchParams, Patch<&'a T>) {
+fn apply_as<'a, T: serde::Serialize + Debug>(
+    manager: &str,
+    object: &'a T,
+) -> (PatchParams, Patch<&'a T>) {
     (PatchParams::apply(manager).force(), Patch::Apply(object))
 }

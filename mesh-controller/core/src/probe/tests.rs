@@ -1,7 +1,11 @@
 use super::*;
 
 fn answer<'a>(status: u16, headers: &'a [(&'a str, &'a str)], body: &'a str) -> Seen<'a> {
-    Seen::Answer(Answer { status, headers, body })
+    Seen::Answer(Answer {
+        status,
+        headers,
+        body,
+    })
 }
 
 fn class(seen: &Seen<'_>) -> Option<Class> {
@@ -19,9 +23,15 @@ fn what_the_backend_says_proves_the_path() {
 
 #[test]
 fn what_the_gateway_says_in_its_stead_does_not() {
-    assert_eq!(class(&answer(403, &[THROUGH, (REFUSED_HEADER, "path")], "")), Some(Class::Path));
+    assert_eq!(
+        class(&answer(403, &[THROUGH, (REFUSED_HEADER, "path")], "")),
+        Some(Class::Path)
+    );
     for status in [502, 503, 504] {
-        assert_eq!(class(&answer(status, &[THROUGH], "no healthy upstream")), Some(Class::Upstream));
+        assert_eq!(
+            class(&answer(status, &[THROUGH], "no healthy upstream")),
+            Some(Class::Upstream)
+        );
     }
 }
 
@@ -69,7 +79,10 @@ fn words_of_others_stay_on_one_short_line() {
 }
 
 fn bad(class: Class, message: &str) -> Result<(), Failure> {
-    Err(Failure { class, message: message.to_owned() })
+    Err(Failure {
+        class,
+        message: message.to_owned(),
+    })
 }
 
 fn at(second: i64) -> Timestamp {
@@ -81,7 +94,13 @@ fn the_first_result_is_believed_at_once() {
     for first in [Ok(()), bad(Class::Tls, "x")] {
         let mut track = Track::default();
         assert!(track.observe(first.clone(), at(0)));
-        assert_eq!(track.state(), Some(&State { outcome: first, since: at(0) }));
+        assert_eq!(
+            track.state(),
+            Some(&State {
+                outcome: first,
+                since: at(0)
+            })
+        );
     }
 }
 
@@ -92,11 +111,20 @@ fn one_bad_answer_changes_nothing_two_do() {
     assert!(!track.observe(bad(Class::Connect, "a"), at(3)));
     assert!(!track.observe(Ok(()), at(6)));
     assert!(!track.observe(bad(Class::Connect, "a"), at(9)));
-    assert!(!track.observe(bad(Class::Tls, "b"), at(12)), "they are not equal");
+    assert!(
+        !track.observe(bad(Class::Tls, "b"), at(12)),
+        "they are not equal"
+    );
     assert!(track.observe(bad(Class::Tls, "c"), at(15)));
     assert_eq!(track.state().unwrap().since, at(15));
     assert!(track.observe(Ok(()), at(18)), "one good answer is enough");
-    assert_eq!(track.state(), Some(&State { outcome: Ok(()), since: at(18) }));
+    assert_eq!(
+        track.state(),
+        Some(&State {
+            outcome: Ok(()),
+            since: at(18)
+        })
+    );
 }
 
 #[test]
@@ -112,6 +140,9 @@ fn a_path_that_is_down_tells_another_cause_once_and_keeps_its_date() {
         assert!(!track.observe(bad(Class::Connect, words), at(9 + round)));
     }
     for round in 0..20 {
-        assert!(!track.observe(bad(Class::Connect, "b"), at(60 + round)), "nothing new");
+        assert!(
+            !track.observe(bad(Class::Connect, "b"), at(60 + round)),
+            "nothing new"
+        );
     }
 }
