@@ -9,13 +9,17 @@
 //! | [`lease`] | who leads |
 //! | [`vault`] | the root |
 //! | [`tasks`] | supervised tasks |
+//! | [`controller`] | the controller, made of all of these |
+//! | [`metrics`] | what it counts |
 //! | [`agent_io`] | what the agent reads and writes in its own cluster |
 
 pub mod agent_io;
 pub mod apply;
 pub mod call;
 pub mod client;
+pub mod controller;
 pub mod lease;
+pub mod metrics;
 pub mod tasks;
 pub mod vault;
 pub mod watches;

@@ -1,0 +1,204 @@
+//! Everything the controller knows, in one place. Synchronous: whoever learns something puts it here, and rings.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Resource, api::PartialObjectMeta};
+use mesh_api::{
+    foreign::{ClusterDeployment, ClusterTemplate, Credential},
+    member::MeshMember,
+    mesh::Mesh,
+};
+use mesh_core::facts::{Access, AgentFacts, Anchor, Delivered, MemberKey, Obstacle, Reach, Target};
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    vault::Root,
+    watches::{Key, Seen},
+};
+
+/// Objects of one kind, as a watch sees them.
+#[derive(Debug)]
+pub(crate) struct Store<K> {
+    objects: BTreeMap<Key, Arc<K>>,
+    /// The watch has listed them at least once.
+    listed: bool,
+}
+
+impl<K> Default for Store<K> {
+    fn default() -> Self {
+        Self { objects: BTreeMap::new(), listed: false }
+    }
+}
+
+impl<K: Resource> Store<K> {
+    pub(crate) fn get(&self, key: &Key) -> Option<&Arc<K>> {
+        self.objects.get(key)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<K>)> {
+        self.objects.iter()
+    }
+
+    /// What is not here is not there.
+    pub(crate) fn is_warm(&self) -> bool {
+        self.listed
+    }
+
+    /// Takes in what a watch saw, or what a write returned; says whether anything changed.
+    pub(crate) fn see(&mut self, seen: Seen<K>) -> bool {
+        match seen {
+            Seen::Applied(object) => self.put(object),
+            Seen::Deleted(key) => self.objects.remove(&key).is_some(),
+            Seen::All { objects, refused } => {
+                let kept: BTreeSet<Key> =
+                    objects.iter().map(Key::of).chain(refused.into_iter().map(|refusal| refusal.key)).collect();
+                let before = self.objects.len();
+                self.objects.retain(|key, _| kept.contains(key));
+                let mut changed = !self.listed || self.objects.len() != before;
+                self.listed = true;
+                for object in objects {
+                    changed |= self.put(object);
+                }
+                changed
+            }
+            // What was known of it still holds.
+            Seen::Refused(_) | Seen::Interrupted { .. } => false,
+        }
+    }
+
+    fn put(&mut self, object: K) -> bool {
+        let key = Key::of(&object);
+        if let Some(known) = self.objects.get(&key) {
+            let same = known.meta().uid == object.meta().uid;
+            if same && !is_newer(known.meta().resource_version.as_deref(), object.meta().resource_version.as_deref()) {
+                return false;
+            }
+        }
+        self.objects.insert(key, Arc::new(object));
+        true
+    }
+}
+
+/// A watch may still tell of a state before our own last write. Versions of one kind are numbers that grow (Kubernetes
+/// guarantees it since 1.35, and has always done so for what is stored in etcd).
+fn is_newer(known: Option<&str>, new: Option<&str>) -> bool {
+    match (known.and_then(|v| v.parse::<u64>().ok()), new.and_then(|v| v.parse::<u64>().ok())) {
+        (Some(known), Some(new)) => new > known,
+        (_, _) => known != new,
+    }
+}
+
+/// What was observed of one member in its cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Observed {
+    pub(crate) access: Access,
+    pub(crate) reach: Reach,
+    pub(crate) delivered: Option<Delivered>,
+    pub(crate) hindrances: Vec<Obstacle>,
+    pub(crate) agent: Option<AgentFacts>,
+    /// None: not seen since this process began, so what status remembers holds.
+    pub(crate) anchors: Option<Vec<Anchor>>,
+    /// The same.
+    pub(crate) gateway: Option<BTreeSet<Target>>,
+    /// Nothing of ours is left there.
+    pub(crate) withdrawn: bool,
+}
+
+impl Default for Observed {
+    fn default() -> Self {
+        Self {
+            access: Access::Unknown,
+            reach: Reach::Unknown,
+            delivered: None,
+            hindrances: Vec::new(),
+            agent: None,
+            anchors: None,
+            gateway: None,
+            withdrawn: false,
+        }
+    }
+}
+
+/// Everything known.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) meshes: Store<Mesh>,
+    pub(crate) members: Store<MeshMember>,
+    pub(crate) deployments: Store<ClusterDeployment>,
+    pub(crate) credentials: Store<Credential>,
+    pub(crate) templates: Store<ClusterTemplate>,
+    pub(crate) configs: Store<ConfigMap>,
+    pub(crate) secrets: Store<PartialObjectMeta<Secret>>,
+    pub(crate) roots: BTreeMap<String, Result<Root, Obstacle>>,
+    pub(crate) observed: BTreeMap<MemberKey, Observed>,
+    /// When a cluster was first seen to ask for membership, until something is in it.
+    pub(crate) asked: BTreeMap<MemberKey, Instant>,
+}
+
+impl State {
+    /// Everything that is surely there has been listed. The kinds of k0rdent may be missing.
+    pub(crate) fn is_warm(&self) -> bool {
+        self.meshes.is_warm() && self.members.is_warm() && self.configs.is_warm() && self.secrets.is_warm()
+    }
+}
+
+/// The state, and the bell that says that it changed.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    state: Mutex<State>,
+    /// Grows with every ring.
+    version: AtomicU64,
+    bell: Notify,
+}
+
+impl Index {
+    /// Changes the state; rings when `change` says that something changed.
+    pub(crate) fn learn(&self, change: impl FnOnce(&mut State) -> bool) {
+        let changed = change(&mut self.state.lock());
+        if changed {
+            self.ring();
+        }
+    }
+
+    /// Reports on one member.
+    pub(crate) fn report(&self, key: &MemberKey, change: impl FnOnce(&mut Observed)) {
+        self.learn(|state| {
+            let observed = state.observed.entry(key.clone()).or_default();
+            let before = observed.clone();
+            change(observed);
+            *observed != before
+        });
+    }
+
+    /// Reads the state. Nothing is awaited while it is read.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.state.lock())
+    }
+
+    /// Waits until something changed since the last time this was awaited.
+    pub(crate) async fn rung(&self) {
+        self.bell.notified().await;
+    }
+
+    /// Rings although nothing changed.
+    pub(crate) fn ring(&self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        self.bell.notify_one();
+    }
+
+    /// How often it rang. A look that read this before it read the state knows everything learned until then.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests;

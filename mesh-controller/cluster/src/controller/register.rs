@@ -1,0 +1,205 @@
+//! What is to be written on management: members, their removal, what is told about them and about meshes. What is to
+//! be written is a comparison of a look with what stands there, so nothing is written twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+use mesh_api::{
+    labels,
+    member::{MeshMember, MeshMemberStatus},
+    mesh::MeshStatus,
+    render::{MemberView, member_status, mesh_member, mesh_status},
+};
+use mesh_core::{facts::MemberKey, plan::Action};
+
+use super::{
+    index::State,
+    look::{Asked, KUBECONFIG, Look, Told},
+};
+use crate::watches::Key;
+
+/// Something to be written on management.
+#[derive(Clone, Debug)]
+pub(crate) enum Job {
+    /// Make a member, or mend its spec.
+    Enrol(Box<MeshMember>),
+    /// Delete a member: it leaves.
+    Dismiss { uid: Option<String> },
+    /// Let go of a member: its finalizer goes.
+    Release { version: Option<String>, finalizers: Vec<String> },
+    /// Tell about a member.
+    Tell { uid: Option<String>, before: Box<MeshMemberStatus>, status: Box<MeshMemberStatus> },
+    /// Tell about a mesh.
+    TellMesh { uid: Option<String>, before: Box<MeshStatus>, status: Box<MeshStatus> },
+}
+
+/// Which object, and which part of it. Of each only one job is under way at a time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum JobId {
+    /// The object itself.
+    Member(MemberKey),
+    /// Its status.
+    MemberStatus(MemberKey),
+    /// Status of a mesh.
+    MeshStatus(String),
+}
+
+impl std::fmt::Display for JobId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Member(key) => write!(f, "MeshMember {key}"),
+            Self::MemberStatus(key) => write!(f, "status of MeshMember {key}"),
+            Self::MeshStatus(name) => write!(f, "status of Mesh {name}"),
+        }
+    }
+}
+
+pub(crate) type Jobs = BTreeMap<JobId, Job>;
+
+/// All that is to be written after a look.
+pub(crate) fn jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
+    let mut jobs = Jobs::new();
+    if !state.is_warm() {
+        return jobs;
+    }
+    for key in &look.dismissed {
+        let uid = state.members.get(&Key::new(&key.namespace, &key.name)).and_then(|object| object.uid());
+        jobs.insert(JobId::Member(key.clone()), Job::Dismiss { uid });
+    }
+    for (key, asked) in &look.asked {
+        let live = state.members.get(&Key::new(&key.namespace, &key.name));
+        if let Some(job) = enrolment(asked, live.map(AsRef::as_ref)) {
+            jobs.entry(JobId::Member(key.clone())).or_insert(job);
+        }
+    }
+    for (key, told) in &look.told {
+        if released(told) {
+            let finalizers = told.object.finalizers().iter().filter(|f| *f != labels::FINALIZER).cloned().collect();
+            let version = told.object.resource_version();
+            jobs.insert(JobId::Member(key.clone()), Job::Release { version, finalizers });
+        } else if let Some(job) = telling(told, now) {
+            jobs.insert(JobId::MemberStatus(key.clone()), job);
+        }
+    }
+    jobs.extend(mesh_jobs(state, look, now));
+    jobs
+}
+
+/// A member as it is asked for, unless it stands there so.
+fn enrolment(asked: &Asked, live: Option<&MeshMember>) -> Option<Job> {
+    let mut wanted = mesh_member(&asked.source, &asked.membership);
+    let remembered = live.and_then(|live| live.annotations().get(KUBECONFIG)).cloned();
+    let kubeconfig = asked.kubeconfig.as_ref().map(|r| format!("{}/{}", r.namespace, r.name)).or(remembered);
+    if let Some(kubeconfig) = kubeconfig {
+        wanted.annotations_mut().insert(KUBECONFIG.to_owned(), kubeconfig);
+    }
+    let Some(live) = live else {
+        return Some(Job::Enrol(Box::new(wanted)));
+    };
+    if live.metadata.deletion_timestamp.is_some() || live.spec.source != wanted.spec.source {
+        return None;
+    }
+    let holds = |has: &BTreeMap<String, String>, wants: &BTreeMap<String, String>| wants.iter().all(|(k, v)| has.get(k) == Some(v));
+    let same = holds(live.labels(), wanted.labels())
+        && holds(live.annotations(), wanted.annotations())
+        && wanted.finalizers().iter().all(|f| live.finalizers().contains(f))
+        && live.spec.mesh == wanted.spec.mesh
+        && live.spec.role == wanted.spec.role
+        && live.spec.region == wanted.spec.region;
+    (!same).then(|| Job::Enrol(Box::new(wanted)))
+}
+
+fn released(told: &Told) -> bool {
+    let leaving = told.object.metadata.deletion_timestamp.is_some();
+    let held = told.object.finalizers().iter().any(|f| f == labels::FINALIZER);
+    let over = match told.plan.action {
+        Action::Release => true,
+        Action::Withdraw => told.withdrawn,
+        Action::Wait | Action::Deliver(_) => false,
+    };
+    leaving && held && over
+}
+
+fn telling(told: &Told, now: Timestamp) -> Option<Job> {
+    if !told.plan.settled {
+        return None;
+    }
+    let identity = told
+        .facts
+        .claim
+        .as_ref()
+        .ok()
+        .and_then(|claim| told.trust_domain.of_member(&claim.cluster).ok())
+        .map(|domain| domain.workload(mesh_api::NAMESPACE, labels::GATEWAY_NAME));
+    let before = told.object.status.clone().unwrap_or_default();
+    let view = MemberView {
+        plan: &told.plan,
+        facts: &told.facts,
+        identity: identity.as_ref(),
+        generation: told.object.metadata.generation,
+    };
+    let status = member_status(view, &before, now);
+    let uid = told.object.uid();
+    (status != before).then(|| Job::Tell { uid, before: Box::new(before), status: Box::new(status) })
+}
+
+fn mesh_jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
+    let mut jobs = Jobs::new();
+    for (key, mesh) in state.meshes.iter() {
+        let Some(opened) = state.roots.get(&key.name) else {
+            continue;
+        };
+        let root = match opened {
+            Ok(root) => Ok(root.status.clone()),
+            // Somebody else is about to make it; that is nothing to tell.
+            Err(why) if why.reason == "RootPending" => continue,
+            Err(why) => Err(why.clone()),
+        };
+        let members: Vec<&Told> = look.told.values().filter(|told| told.mesh.as_str() == key.name).collect();
+        let ready = |told: &&Told| match told.plan.settled {
+            true => told.plan.verdicts.iter().all(|v| v.state == mesh_core::conditions::State::True),
+            false => was_ready(&told.object),
+        };
+        let ready: Vec<bool> = members.iter().map(ready).collect();
+        let before = mesh.status.clone().unwrap_or_default();
+        let status = mesh_status(&root, &ready, &before, mesh.metadata.generation, now);
+        if status != before {
+            let job = Job::TellMesh { uid: mesh.uid(), before: Box::new(before), status: Box::new(status) };
+            jobs.insert(JobId::MeshStatus(key.name.clone()), job);
+        }
+    }
+    jobs
+}
+
+fn was_ready(object: &MeshMember) -> bool {
+    let conditions = object.status.iter().flat_map(|status| &status.conditions);
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// Conditions that changed in a way that is worth an event: `(type, status, reason, message)`.
+pub(crate) fn changes<'a>(
+    before: &'a [k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+    after: &'a [k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+) -> Vec<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+    let first_false = after.iter().find(|c| c.status != "True").map(|c| c.type_.as_str());
+    let mut kinds = BTreeSet::new();
+    after
+        .iter()
+        .filter(|now| {
+            let was = before.iter().find(|c| c.type_ == now.type_);
+            match now.status.as_str() {
+                "True" => was.is_some_and(|was| was.status != "True") || (was.is_none() && first_false.is_none()),
+                // What follows from the first is no news.
+                "False" if Some(now.type_.as_str()) == first_false => {
+                    was.is_none_or(|was| was.status != "False" || was.reason != now.reason)
+                }
+                _ => false,
+            }
+        })
+        .filter(|now| kinds.insert(now.type_.as_str()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

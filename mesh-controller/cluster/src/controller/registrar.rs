@@ -1,0 +1,224 @@
+//! Writes on management what is to be written: only while this replica leads, several objects at a time, one job per
+//! object, with growing pauses for what fails.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{
+    Api, Client, Resource,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use mesh_api::{labels, member::MeshMember, mesh::Mesh};
+use mesh_core::facts::MemberKey;
+use serde_json::json;
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    index::Index,
+    register::{Job, JobId, Jobs, changes},
+};
+use crate::{
+    call::{CallError, call},
+    lease::Claim,
+    watches::Seen,
+};
+
+/// Jobs under way at a time.
+const HANDS: usize = 16;
+/// Pause after a failure, doubled with each further one.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Writes on management.
+pub(crate) struct Registrar {
+    pub(crate) client: Client,
+    pub(crate) index: Arc<Index>,
+    pub(crate) claim: Claim,
+    pub(crate) recorder: Recorder,
+}
+
+struct Failed {
+    times: u32,
+    until: Instant,
+}
+
+impl Registrar {
+    pub(crate) fn new(client: Client, index: Arc<Index>, claim: Claim, pod: &str) -> Self {
+        let reporter = Reporter { controller: labels::CONTROLLER.to_owned(), instance: Some(pod.to_owned()) };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { client, index, claim, recorder }
+    }
+
+    /// Runs for ever.
+    pub(crate) async fn run(self, mut jobs: watch::Receiver<(u64, Jobs)>) {
+        let this = Arc::new(self);
+        let mut claim = this.claim.clone();
+        let mut busy: BTreeSet<JobId> = BTreeSet::new();
+        let mut failed: BTreeMap<JobId, Failed> = BTreeMap::new();
+        // What was just written must be looked at before more is written.
+        let mut stale: BTreeMap<JobId, u64> = BTreeMap::new();
+        let mut work: FuturesUnordered<BoxFuture<'static, (JobId, bool)>> = FuturesUnordered::new();
+        loop {
+            let mut next = None;
+            if this.claim.is_current() {
+                let now = Instant::now();
+                let (known, todo) = jobs.borrow_and_update().clone();
+                failed.retain(|id, _| todo.contains_key(id));
+                stale.retain(|_, after| known < *after);
+                for (id, job) in todo {
+                    if busy.contains(&id) || stale.contains_key(&id) || work.len() >= HANDS {
+                        continue;
+                    }
+                    if let Some(pause) = failed.get(&id).filter(|failed| failed.until > now) {
+                        next = Some(next.map_or(pause.until, |at: Instant| at.min(pause.until)));
+                        continue;
+                    }
+                    busy.insert(id.clone());
+                    let this = Arc::clone(&this);
+                    work.push(async move { (id.clone(), this.attempt(&id, job).await) }.boxed());
+                }
+            } else {
+                jobs.mark_unchanged();
+            }
+            let pause = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = jobs.changed() => if changed.is_err() { return },
+                () = claim.changed() => {}
+                Some((id, done)) = work.next() => {
+                    busy.remove(&id);
+                    if done {
+                        failed.remove(&id);
+                    } else {
+                        let times = failed.get(&id).map_or(0, |f| f.times).saturating_add(1);
+                        let pause = PAUSE.saturating_mul(1 << times.min(7)).min(LONGEST);
+                        failed.insert(id.clone(), Failed { times, until: Instant::now() + pause });
+                    }
+                    this.index.ring();
+                    stale.insert(id, this.index.version());
+                }
+                () = pause => {}
+            }
+        }
+    }
+
+    async fn attempt(&self, id: &JobId, job: Job) -> bool {
+        match self.write(id, job).await {
+            Ok(()) => true,
+            // Somebody changed it meanwhile: the next look sees what.
+            Err(error) if error.is_conflict() || error.is_not_found() => {
+                tracing::debug!(%id, error = &error as &dyn std::error::Error, "Looking again");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(%id, error = &error as &dyn std::error::Error, "Failed to write");
+                false
+            }
+        }
+    }
+
+    fn allowed(&self, verb: &'static str, id: &JobId) -> Result<(), CallError> {
+        if self.claim.is_current() { Ok(()) } else { Err(CallError::NotLeading { verb, object: id.to_string() }) }
+    }
+
+    async fn write(&self, id: &JobId, job: Job) -> Result<(), CallError> {
+        match (id, job) {
+            (JobId::Member(key), Job::Enrol(object)) => {
+                let params = PatchParams::apply(labels::CONTROLLER).force();
+                let body = body(&*object, "MeshMember");
+                self.allowed("apply", id)?;
+                let api = self.members(key);
+                let written = call("apply", id, api.patch(&key.name, &params, &Patch::Apply(&body))).await?;
+                tracing::info!(member = %key, "Enrolled");
+                self.index.learn(|state| state.members.see(Seen::Applied(written)));
+            }
+            (JobId::Member(key), Job::Dismiss { uid }) => {
+                let preconditions = Some(Preconditions { uid, resource_version: None });
+                let params = DeleteParams { preconditions, ..DeleteParams::default() };
+                self.allowed("delete", id)?;
+                let answer = call("delete", id, self.members(key).delete(&key.name, &params)).await?;
+                tracing::info!(member = %key, "Dismissed");
+                if let Some(object) = answer.left() {
+                    self.index.learn(|state| state.members.see(Seen::Applied(object)));
+                }
+            }
+            (JobId::Member(key), Job::Release { version, finalizers }) => {
+                let body = json!({ "metadata": { "resourceVersion": version, "finalizers": finalizers } });
+                self.allowed("release", id)?;
+                let params = PatchParams { field_manager: Some(labels::CONTROLLER.to_owned()), ..PatchParams::default() };
+                call("release", id, self.members(key).patch(&key.name, &params, &Patch::Merge(&body))).await?;
+                tracing::info!(member = %key, "Released");
+            }
+            (JobId::MemberStatus(key), Job::Tell { uid, before, status }) => {
+                let body = json!({
+                    "apiVersion": MeshMember::api_version(&()), "kind": "MeshMember",
+                    "metadata": { "name": key.name, "namespace": key.namespace, "uid": uid },
+                    "status": status,
+                });
+                self.allowed("tell", id)?;
+                let params = PatchParams::apply(labels::CONTROLLER).force();
+                let written = call("tell", id, self.members(key).patch_status(&key.name, &params, &Patch::Apply(&body))).await?;
+                self.index.learn(|state| state.members.see(Seen::Applied(written.clone())));
+                self.publish(&written, &before.conditions, &status.conditions).await;
+            }
+            (JobId::MeshStatus(name), Job::TellMesh { uid, before, status }) => {
+                let body = json!({
+                    "apiVersion": Mesh::api_version(&()), "kind": "Mesh",
+                    "metadata": { "name": name, "uid": uid },
+                    "status": status,
+                });
+                self.allowed("tell", id)?;
+                let params = PatchParams::apply(labels::CONTROLLER).force();
+                let api: Api<Mesh> = Api::all(self.client.clone());
+                let written = call("tell", id, api.patch_status(name, &params, &Patch::Apply(&body))).await?;
+                self.index.learn(|state| state.meshes.see(Seen::Applied(written.clone())));
+                self.publish(&written, &before.conditions, &status.conditions).await;
+            }
+            (_, _) => {}
+        }
+        Ok(())
+    }
+
+    fn members(&self, key: &MemberKey) -> Api<MeshMember> {
+        Api::namespaced(self.client.clone(), &key.namespace)
+    }
+
+    /// Events on changes only. One that is lost is no loss: status says the same.
+    async fn publish<K: Resource<DynamicType = ()>>(&self, object: &K, before: &[Condition], after: &[Condition]) {
+        let reference = object.object_ref(&());
+        for condition in changes(before, after) {
+            let event = Event {
+                type_: if condition.status == "True" { EventType::Normal } else { EventType::Warning },
+                reason: condition.reason.clone(),
+                note: Some(format!("{}: {}", condition.type_, condition.message).chars().take(1000).collect()),
+                action: condition.type_.clone(),
+                secondary: None,
+            };
+            let sent = call("create", "an event", self.recorder.publish(&event, &reference)).await;
+            if let Err(error) = sent {
+                tracing::debug!(error = &error as &dyn std::error::Error, "Failed to publish an event");
+            }
+        }
+    }
+}
+
+/// An object to be applied: without the fields that serde writes as null.
+fn body<K: serde::Serialize>(object: &K, kind: &str) -> serde_json::Value {
+    let mut body = serde_json::to_value(object).unwrap_or_default();
+    if let Some(map) = body.as_object_mut() {
+        map.retain(|_, value| !value.is_null());
+        map.entry("kind").or_insert_with(|| json!(kind));
+    }
+    body
+}
