@@ -1,0 +1,3 @@
+module kof-istio/components/programs
+
+go 1.26.0

@@ -1,0 +1,215 @@
+//! What a user does, for the demo and for tests: install the chart, register clusters as k0rdent does, label
+//! them, and read what the product says. Nothing here helps the product along.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use mesh_api::foreign::ClusterDeployment;
+use mesh_api::member::MeshMember;
+use serde_json::json;
+
+use crate::images::{self, Image};
+use crate::{Cluster, Fleet, manifest, paths, wait_for};
+
+/// Namespace of k0rdent's objects in tests.
+pub const NAMESPACE: &str = "kcm-system";
+
+/// CRDs of k0rdent's kinds, as far as they are read: stand-ins, since kcm itself cannot be had.
+const K0RDENT: &str = include_str!("../stand-ins/k0rdent-crds.yaml");
+
+/// Labels of a region.
+pub const REGION: &[(&str, &str)] =
+    &[("k0rdent.mirantis.com/istio-role", "member"), ("k0rdent.mirantis.com/kof-cluster-role", "regional")];
+
+/// Labels of a child of `region1`.
+pub const CHILD: &[(&str, &str)] = &[
+    ("k0rdent.mirantis.com/istio-role", "member"),
+    ("k0rdent.mirantis.com/kof-cluster-role", "child"),
+    ("k0rdent.mirantis.com/kof-regional-cluster-name", "region1"),
+];
+
+/// The product, as built in this tree.
+pub fn product() -> Result<Image> {
+    let binary: PathBuf = paths::project().join("target/release/mesh-controller");
+    images::product(&binary).context("build the product first: cargo build --release -p mesh-controller")
+}
+
+/// Puts the stand-ins of k0rdent's kinds into management.
+pub async fn install_k0rdent(management: &Cluster) -> Result<()> {
+    management.apply(K0RDENT).await?;
+    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
+    management.apply(&namespace.to_string()).await?;
+    wait_for("CRDs of k0rdent", Duration::from_secs(20), || async {
+        Ok(Api::<ClusterDeployment>::namespaced(management.client(), NAMESPACE)
+            .list(&kube::api::ListParams::default())
+            .await
+            .map(drop)
+            .map_err(|e| e.to_string()))
+    })
+    .await?;
+    // Templates as k0rdent has them for adopted clusters, and for those that Cluster API makes.
+    for (name, provider) in [("adopted-cluster-1-0-2", "infrastructure-internal"), ("aws-standalone-cp-1-0-20", "infrastructure-aws")] {
+        let template = json!({
+            "apiVersion": "k0rdent.mirantis.com/v1beta1", "kind": "ClusterTemplate",
+            "metadata": { "name": name, "namespace": NAMESPACE }, "spec": {},
+        });
+        let object = manifest::parse(&template.to_string())?.pop().context("no template")?;
+        let applied = manifest::apply_one(&management.client(), &object).await?;
+        let api: Api<mesh_api::foreign::ClusterTemplate> = Api::namespaced(management.client(), NAMESPACE);
+        let status = json!({ "status": { "providers": [provider] } });
+        let name = applied.metadata.name.context("no name")?;
+        api.patch_status(&name, &PatchParams::default(), &Patch::Merge(status)).await?;
+    }
+    Ok(())
+}
+
+/// Installs the chart with the product's image, or upgrades it.
+pub async fn install_product(fleet: &Fleet, image: &Image, set: &[&str]) -> Result<()> {
+    fleet.load(std::slice::from_ref(image)).await?;
+    let (repository, tag) = image.name.rsplit_once(':').context("an image without a tag")?;
+    let (envoy_repository, envoy_tag) =
+        fleet.images().name("envoy")?.rsplit_once(':').context("an image without a tag")?;
+    let mut values = vec![
+        format!("image.repository={repository}"),
+        format!("image.tag={tag}"),
+        format!("envoy.repository={envoy_repository}"),
+        format!("envoy.tag={envoy_tag}"),
+    ];
+    values.extend(set.iter().map(|value| (*value).to_owned()));
+    let values: Vec<&str> = values.iter().map(String::as_str).collect();
+    let chart = paths::project().join("charts/kof-istio");
+    fleet.cluster("management")?.helm_install("kof-istio", &chart, "istio-system", &values).await
+}
+
+/// What k0rdent holds of an adopted cluster: its kubeconfig and a Credential.
+pub async fn adopt(management: &Cluster, cluster: &Cluster) -> Result<()> {
+    adopt_with(management, cluster.name(), &cluster.kubeconfig()?).await
+}
+
+/// As [`adopt`], with any kubeconfig.
+pub async fn adopt_with(management: &Cluster, name: &str, kubeconfig: &str) -> Result<()> {
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": format!("{name}-kubeconf"), "namespace": NAMESPACE },
+        "stringData": { "value": kubeconfig },
+    });
+    let credential = json!({
+        "apiVersion": "k0rdent.mirantis.com/v1beta1", "kind": "Credential",
+        "metadata": { "name": format!("{name}-cred"), "namespace": NAMESPACE },
+        "spec": { "identityRef": { "kind": "Secret", "name": format!("{name}-kubeconf") } },
+    });
+    management.apply(&secret.to_string()).await?;
+    management.apply(&credential.to_string()).await
+}
+
+/// A ClusterDeployment of an adopted cluster.
+pub async fn deploy(management: &Cluster, name: &str, labels: &[(&str, &str)]) -> Result<()> {
+    let labels: serde_json::Map<String, serde_json::Value> =
+        labels.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
+    let deployment = json!({
+        "apiVersion": "k0rdent.mirantis.com/v1beta1", "kind": "ClusterDeployment",
+        "metadata": { "name": name, "namespace": NAMESPACE, "labels": labels },
+        "spec": { "template": "adopted-cluster-1-0-2", "credential": format!("{name}-cred"), "config": {} },
+    });
+    management.apply(&deployment.to_string()).await
+}
+
+/// Takes the enrolling label off a ClusterDeployment.
+pub async fn unlabel(management: &Cluster, name: &str) -> Result<()> {
+    let api: Api<ClusterDeployment> = Api::namespaced(management.client(), NAMESPACE);
+    let change = json!({ "metadata": { "labels": { "k0rdent.mirantis.com/istio-role": null } } });
+    api.patch(name, &PatchParams::default(), &Patch::Merge(change)).await?;
+    Ok(())
+}
+
+/// Deletes a ClusterDeployment.
+pub async fn undeploy(management: &Cluster, name: &str) -> Result<()> {
+    let api: Api<ClusterDeployment> = Api::namespaced(management.client(), NAMESPACE);
+    api.delete(name, &DeleteParams::default()).await?;
+    Ok(())
+}
+
+/// The member of a name, wherever it is.
+pub async fn member(management: &Cluster, name: &str) -> Result<MeshMember> {
+    let namespace = if name == "management" { "istio-system" } else { NAMESPACE };
+    let api: Api<MeshMember> = Api::namespaced(management.client(), namespace);
+    api.get(name).await.with_context(|| format!("failed to get MeshMember {namespace}/{name}"))
+}
+
+/// Status and reason of a condition.
+pub fn condition(member: &MeshMember, kind: &str) -> Option<(String, String, String)> {
+    let status = member.status.as_ref()?;
+    let found = status.conditions.iter().find(|c| c.type_ == kind)?;
+    Some((found.status.clone(), found.reason.clone(), found.message.clone()))
+}
+
+/// Waits until a member is ready.
+pub async fn ready(management: &Cluster, name: &str, deadline: Duration) -> Result<MeshMember> {
+    wait_for(&format!("{name} to be ready"), deadline, || async {
+        let found = match member(management, name).await {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(format!("{error:#}"))),
+        };
+        Ok(match condition(&found, "Ready") {
+            Some((status, ..)) if status == "True" => Ok(found),
+            Some((_, reason, message)) => Err(format!("{reason}: {message}")),
+            None => Err("no condition yet".to_owned()),
+        })
+    })
+    .await
+}
+
+/// Waits until a condition of a member is not true for this reason, and returns its message.
+pub async fn refused(management: &Cluster, name: &str, kind: &str, reason: &str, deadline: Duration) -> Result<String> {
+    wait_for(&format!("{name} to say {kind}: {reason}"), deadline, || async {
+        let found = match member(management, name).await {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(format!("{error:#}"))),
+        };
+        Ok(match condition(&found, kind) {
+            Some((status, seen, message)) if status == "False" && seen == reason => Ok(message),
+            Some(seen) => Err(format!("{seen:?}")),
+            None => Err(format!("no condition {kind}")),
+        })
+    })
+    .await
+}
+
+/// Waits until a member is gone.
+pub async fn gone(management: &Cluster, name: &str, deadline: Duration) -> Result<()> {
+    let namespace = if name == "management" { "istio-system" } else { NAMESPACE };
+    let api: Api<MeshMember> = Api::namespaced(management.client(), namespace);
+    wait_for(&format!("MeshMember {name} to be gone"), deadline, || async {
+        Ok(match api.get_opt(name).await {
+            Ok(None) => Ok(()),
+            Ok(Some(left)) => Err(format!("{:?}", left.status.and_then(|s| s.why))),
+            Err(error) => Err(error.to_string()),
+        })
+    })
+    .await
+}
+
+/// Replaces the kubeconfig that k0rdent holds of a cluster.
+pub async fn set_kubeconfig(management: &Cluster, name: &str, kubeconfig: &str) -> Result<()> {
+    let api: Api<Secret> = Api::namespaced(management.client(), NAMESPACE);
+    let change = json!({ "stringData": { "value": kubeconfig } });
+    api.patch(&format!("{name}-kubeconf"), &PatchParams::default(), &Patch::Merge(change)).await?;
+    Ok(())
+}
+
+/// Asks PromQL of a region, from a pod of another cluster, by the region's name.
+pub async fn query(from: &Cluster, region: &str, promql: &str) -> Result<serde_json::Value> {
+    let encoded: String = promql
+        .bytes()
+        .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect();
+    let url = format!("http://{region}-vmauth:8427/vm/select/0/prometheus/api/v1/query?query={encoded}");
+    let text = from.exec("kof", "deploy/client", &["wget", "-q", "-T", "5", "-O", "-", &url]).await?;
+    let answer: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))?;
+    if answer.get("status").and_then(serde_json::Value::as_str) != Some("success") {
+        bail!("the query failed: {answer}");
+    }
+    Ok(answer.pointer("/data/result").cloned().unwrap_or_default())
+}
