@@ -1,0 +1,59 @@
+# The two commands: `make demo` and `make test`. Everything else is a part of them.
+#
+# What they need is installed or built, pinned, and kept in $(CACHE); a second run finds it there.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kof-istio
+CARGO_DENY := 0.20.2
+DENY := $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny
+E2E := target/release/e2e
+export CACHE
+
+.PHONY: help demo demo-down test check fmt clippy deny unit fleet-tests crds build bench clean-fleet
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+demo: build ## Three real clusters, one label, a metric across them; leaves them running
+	$(E2E) demo
+
+demo-down: ## Stop what `make demo` left running
+	$(E2E) down
+
+test: check unit fleet-tests ## All tests: rules, lints, certificates, real Envoys, real clusters, faults
+
+check: fmt clippy deny ## Formatting, lints, dependencies
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+deny: $(DENY)
+	$(DENY) --workspace --all-features --locked check bans licenses sources
+	@# The advisory database lives outside the package registries; without it only this part is left out, and said.
+	@if [ -d "$(CACHE)/advisory-db" ] || timeout 20 git ls-remote -q https://github.com/rustsec/advisory-db >/dev/null 2>&1; \
+	then $(DENY) --workspace --all-features --locked check advisories; \
+	else echo "advisories: NOT CHECKED, the advisory database cannot be reached from here"; fi
+
+$(DENY):
+	cargo install cargo-deny --version $(CARGO_DENY) --locked --root $(CACHE)/cargo-deny-$(CARGO_DENY)
+
+unit: ## Everything that needs no cluster
+	ENVOY_BIN=$$(cargo run --release --locked -q -p mesh-e2e -- program envoy) cargo test --workspace --locked --exclude mesh-e2e
+
+fleet-tests: build ## The tests on real clusters
+	$(E2E) test
+
+build:
+	cargo build --release --locked -p mesh-controller -p mesh-e2e
+
+crds: ## Write the CRDs of the chart from the types
+	cargo run -q -p mesh-controller -- crds -o charts/kof-istio/crds
+
+bench: build ## The figures of docs/performance.md
+	$(E2E) bench
