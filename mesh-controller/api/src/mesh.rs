@@ -36,7 +36,6 @@ pub struct MeshSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("trustDomain cannot be changed: every certificate carries it"))]
     pub trust_domain: String,
     /// Where the root comes from.
-    #[serde(default)]
     pub root: RootSource,
     /// How long certificates live.
     #[serde(default)]

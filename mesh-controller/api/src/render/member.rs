@@ -1,6 +1,5 @@
 //! Everything that must be in a member, as objects.
 
-use kube_core::CustomResourceExt as _;
 use mesh_core::plan::Delivery;
 use serde_json::{Value, json};
 
@@ -145,7 +144,7 @@ impl Make<'_> {
     }
 
     fn crd(&self) -> Rendered {
-        let crd = MeshAgent::crd();
+        let crd = crate::crd::<MeshAgent>();
         let name = format!("meshagents.{GROUP}");
         let spec = serde_json::to_value(crd.spec).unwrap_or_default();
         self.object(CRD, None, &name, json!({ "spec": spec }))

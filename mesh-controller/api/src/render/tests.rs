@@ -129,8 +129,7 @@ fn every_field_of_our_objects_is_documented() {
             check(&at, &property["items"]);
         }
     }
-    use kube_core::CustomResourceExt as _;
-    for crd in [crate::crds(), vec![crate::agent::MeshAgent::crd()]].concat() {
+    for crd in [crate::crds(), vec![crate::crd::<crate::agent::MeshAgent>()]].concat() {
         let crd = serde_json::to_value(crd).unwrap();
         for part in ["spec", "status"] {
             let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][part];
