@@ -1,200 +1,163 @@
-//! From what a member serves and calls to what its Envoy is told.
+//! From our own small specs to the smallest set of Envoy resources, and the bootstrap.
 //!
-//! One Envoy per member, with up to two listeners:
+//! Every member runs one Envoy beside the agent. It has up to two listeners:
 //!
-//! * `gateway`, port 15443 (regions): mutual TLS 1.3, one filter chain per caller, chosen by the SNI that is that
-//!   caller's own. The chain verifies the caller's certificate against *that caller's* anchors and identities, so no
-//!   member can speak for another; it then grants path prefixes and forwards to Services of the region.
-//! * `intake`, port 8427 (whoever calls regions): plain HTTP for workloads of the own cluster, one virtual host per
-//!   region, each leading into a mutual TLS link.
+//! | listener | where | for whom |
+//! |---|---|---|
+//! | `intake` | plain HTTP, port 8427 | workloads of the member; the `Host` says which region they mean |
+//! | `gateway` | mTLS, port 15443 | other members; the SNI says who calls, the certificate proves it |
 //!
-//! # Who answered?
+//! and these clusters: `uplink/<region>` and `uplink/<region>/h2` (endpoints by EDS), and
+//! `backend/<name>` and `backend/<name>/h2` (the local Service). Secrets: `default` is the leaf
+//! and key of this Envoy, `anchor/<cluster>` are the certificates under which that cluster's
+//! identities are believed, and nothing else is.
 //!
-//! A probe must tell failures apart by what it sees at the intake. Every answer of a gateway, also one it makes
-//! itself, carries [`HEADER_GATEWAY`]; every answer that an intake makes itself carries [`HEADER_INTAKE`] and the
-//! three headers after it, with Envoy's own words.
+//! A caller has a filter chain of its own. When the chain goes, or anything in it changes (its
+//! name holds the epoch), Envoy drains the connections of that caller within its drain time and
+//! leaves all others alone: that is how access ends.
+//!
+//! Paths are matched after normalisation, and a prefix ends at a slash: `/vm/insert` allows
+//! `/vm/insert` and `/vm/insert/…`, not `/vm/insertion`. Nothing times out, buffers or retries:
+//! long selects stream through, and a POST is sent once.
+//!
+//! One bad entry of a spec leaves out only itself; [`Built::left_out`] says which and why.
 
 mod bootstrap;
-mod http;
-mod intake;
+mod build;
+mod consume;
+pub mod failures;
 mod parts;
 mod secrets;
 mod serve;
+mod tls;
+
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-pub use bootstrap::{BootSpec, bootstrap};
-use zeroize::Zeroizing;
+pub use bootstrap::{Admin, BootSpec, arguments, bootstrap};
+pub use build::{Built, LeftOut, Reason, build};
+pub use secrets::{Leaf, Secrets};
 
-use crate::model::{CheckError, Kind, Resource, Snapshot};
-
-/// On every answer of a gateway: the region.
+/// Header that the region's gateway puts on every answer, its own included: the region's name.
 pub const HEADER_GATEWAY: &str = "x-kof-gateway";
-/// On every answer that the intake itself made: the own cluster.
+/// Header that the intake puts on its own answers only: the name of the cluster it stands in.
 pub const HEADER_INTAKE: &str = "x-kof-intake";
-/// On those: why, `%RESPONSE_CODE_DETAILS%`.
-pub const HEADER_DETAIL: &str = "x-kof-detail";
-/// On those: what the link's TLS said, `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
-pub const HEADER_TLS: &str = "x-kof-tls";
-/// On those: `%RESPONSE_FLAGS%`.
-pub const HEADER_FLAGS: &str = "x-kof-flags";
-/// On answers that refuse by rule: `path` (a gateway: not granted) or `host` (an intake: no such region).
+/// Header that says what a gateway or intake refused: `path` or `host`.
 pub const HEADER_REFUSED: &str = "x-kof-refused";
+/// Header with Envoy's response code details, on answers that an Envoy made itself.
+pub const HEADER_DETAIL: &str = "x-kof-detail";
+/// Header with Envoy's response flags, on answers that an Envoy made itself.
+pub const HEADER_FLAGS: &str = "x-kof-flags";
+/// Header with the upstream TLS failure, on answers that the intake made itself.
+pub const HEADER_TLS: &str = "x-kof-tls";
 
-/// Port of the gateway.
-pub const GATEWAY_PORT: u16 = 15443;
 /// Port of the intake.
 pub const INTAKE_PORT: u16 = 8427;
+/// Port of the gateway.
+pub const GATEWAY_PORT: u16 = 15443;
 
-/// What a member serves and calls.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What one member's Envoy does.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewaySpec {
-    /// ID of the own cluster.
+    /// The member's cluster ID.
     pub cluster: String,
-    /// Where the gateway listens; with no caller there is no listener.
-    pub gateway: Option<SocketAddr>,
-    /// Where the intake listens; with no region to call there is no listener.
-    pub intake: Option<SocketAddr>,
-    /// Who may call.
+    /// Where the intake listens; only opened when something is consumed.
+    pub intake: SocketAddr,
+    /// Where the gateway listens; only opened when something is served.
+    pub gateway: SocketAddr,
+    /// Who may call, and what.
     pub serve: Vec<Serve>,
-    /// What the gateway forwards to.
-    pub backends: Vec<Backend>,
-    /// Which regions are called.
+    /// Which regions are reached.
     pub consume: Vec<Consume>,
 }
 
-/// Leave to call the gateway.
+impl GatewaySpec {
+    /// A member that does nothing yet, with the usual ports on all IPv4 addresses.
+    pub fn new(cluster: impl Into<String>) -> Self {
+        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        Self {
+            cluster: cluster.into(),
+            intake: SocketAddr::new(any, INTAKE_PORT),
+            gateway: SocketAddr::new(any, GATEWAY_PORT),
+            serve: Vec::new(),
+            consume: Vec::new(),
+        }
+    }
+}
+
+/// One caller of this region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Serve {
-    /// ID of the caller; names its anchor.
+    /// Cluster ID of the caller; its anchor is `anchor/<caller>`.
     pub caller: String,
-    /// The SNI it calls with.
+    /// Counts up to end the open connections of this caller.
+    pub epoch: u64,
+    /// Server name by which the caller asks for its chain.
     pub sni: String,
-    /// The SPIFFE IDs it may call as.
+    /// SPIFFE IDs, exact; one of them must be in the caller's certificate.
     pub identities: Vec<String>,
-    /// What it may ask.
+    /// Name of this region, for the answers.
+    pub region: String,
+    /// Local services that `allow` names.
+    pub backends: Vec<Backend>,
+    /// What may be called.
     pub allow: Vec<Allow>,
 }
 
-/// Leave to ask a path prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allow {
-    /// The prefix.
-    pub prefix: String,
-    /// Name of the [`Backend`] that answers.
-    pub backend: String,
-}
-
-/// A Service of the region.
+/// A local service, reached in plain text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Its name in the contract.
+    /// Name, unique in the member.
     pub name: String,
-    /// Host name or IP address.
+    /// IP address or DNS name.
     pub host: String,
-    /// Port.
+    /// Port, not zero.
     pub port: u16,
-    /// Whether it speaks HTTP/2 without TLS (gRPC), or HTTP/1.1.
+}
+
+/// One entry of the contract.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// Path prefix, starts with a slash and ends at one.
+    pub prefix: String,
+    /// Name of the backend.
+    pub backend: String,
+    /// HTTP/2 without TLS to the backend, and only for requests that are gRPC.
     pub grpc: bool,
 }
 
-/// A region that is called.
+/// One region that is reached from here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consume {
-    /// Its ID; names its anchor.
+    /// Cluster ID of the region; its anchor is `anchor/<region>`.
     pub region: String,
-    /// The host names by which workloads call it.
+    /// Names under which workloads ask for it, without port.
     pub hosts: Vec<String>,
-    /// The SNI to call with.
+    /// Server name that is shown to the region's gateway.
     pub sni: String,
-    /// The SPIFFE ID of its gateway.
-    pub identity: String,
-    /// Where its gateway is, as resolved now.
+    /// SPIFFE ID, exact, that the region's gateway must prove.
+    pub server_identity: String,
+    /// Addresses of the region's gateway; none means that its name does not resolve.
     pub endpoints: Vec<SocketAddr>,
 }
 
-/// A certificate chain with its key.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Certificate {
-    /// Leaf first, then intermediates, PEM.
-    pub chain_pem: String,
-    /// Key of the leaf, PEM.
-    pub key_pem: Zeroizing<String>,
+/// The names of a region's intake: `<region>-vmauth` in namespace `kof`, short to full.
+pub fn intake_hosts(region: &str, cluster_domain: &str) -> Vec<String> {
+    ["", ".kof", ".kof.svc"]
+        .into_iter()
+        .map(|suffix| format!("{region}-vmauth{suffix}"))
+        .chain([format!("{region}-vmauth.kof.svc.{cluster_domain}")])
+        .collect()
 }
 
-impl fmt::Debug for Certificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate").finish_non_exhaustive()
-    }
+/// The server name by which `caller` asks the gateway of `region` for its own chain. It does not
+/// depend on the cluster domain of either side.
+pub fn gateway_sni(caller: &str, region: &str) -> String {
+    format!("{caller}.{region}-vmauth.kof.svc.cluster.local")
 }
 
-/// What goes over SDS.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Secrets {
-    /// The own certificate; without it there are no links.
-    pub default: Option<Certificate>,
-    /// The intermediates that other members are verified by, PEM, by cluster ID.
-    pub anchors: BTreeMap<String, String>,
-}
-
-/// Why there is no snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// A link without an anchor would verify nobody.
-    #[error("failed to build the link with {cluster:?}: it has no anchor")]
-    MissingAnchor {
-        /// The other end.
-        cluster: String,
-    },
-    /// A grant leads nowhere.
-    #[error("failed to grant {prefix:?} to {caller:?}: there is no backend {backend:?}")]
-    MissingBackend {
-        /// Who.
-        caller: String,
-        /// What.
-        prefix: String,
-        /// Where to.
-        backend: String,
-    },
-    /// Two things of one name.
-    #[error("failed to put the snapshot together")]
-    Assemble(#[from] CheckError),
-}
-
-/// Everything the Envoy of a member is told.
-///
-/// Without an own certificate it is told nothing, so that no listener accepts what cannot be carried.
-///
-/// # Errors
-///
-/// When the spec is not whole.
-pub fn snapshot(spec: &GatewaySpec, secrets: &Secrets) -> Result<Snapshot, BuildError> {
-    let mut out = Snapshot::new();
-    let Some(own) = &secrets.default else {
-        return Ok(out);
-    };
-    out.insert(Kind::Sds, secrets::own(own))?;
-    let peers = spec.serve.iter().map(|s| &s.caller).chain(spec.consume.iter().map(|c| &c.region));
-    for cluster in peers {
-        let anchor = secrets.anchors.get(cluster);
-        let anchor = anchor.ok_or_else(|| BuildError::MissingAnchor { cluster: cluster.clone() })?;
-        if out.get(Kind::Sds, &secrets::anchor_name(cluster)).is_none() {
-            out.insert(Kind::Sds, secrets::anchor(cluster, anchor))?;
-        }
-    }
-    if let Some(at) = spec.gateway.filter(|_| !spec.serve.is_empty()) {
-        add(&mut out, serve::resources(spec, at)?)?;
-    }
-    if let Some(at) = spec.intake.filter(|_| !spec.consume.is_empty()) {
-        add(&mut out, intake::resources(spec, at))?;
-    }
-    out.check()?;
-    Ok(out)
-}
-
-fn add(out: &mut Snapshot, resources: Vec<(Kind, Resource)>) -> Result<(), CheckError> {
-    resources.into_iter().try_for_each(|(kind, resource)| out.insert(kind, resource))
-}
+/// Trust anchors by cluster ID, PEM.
+pub type Anchors = BTreeMap<String, String>;

@@ -1,44 +1,93 @@
-//! What goes over SDS: the own certificate, and the anchors of the others.
+//! Key material and anchors, and the SDS resources made of them.
 
-use envoy_types::pb::envoy::{
-    config::core::v3::{DataSource, data_source::Specifier},
-    extensions::transport_sockets::tls::v3::{CertificateValidationContext, Secret, TlsCertificate, secret::Type},
+use std::fmt;
+
+use envoy_types::pb::envoy::config::core::v3::DataSource;
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, Secret, TlsCertificate, secret,
 };
+use zeroize::Zeroizing;
 
-use super::{Certificate, parts::resource};
+use super::Anchors;
+use super::parts::resource;
 use crate::model::Resource;
 
-/// Name of the own certificate (that of Istio's SDS contract).
-pub(super) const OWN: &str = "default";
+/// Name of the secret with this Envoy's own leaf and key.
+pub(super) const DEFAULT: &str = "default";
 
-/// Name of a member's anchor.
+/// Name of the secret with the anchors of a cluster.
 pub(super) fn anchor_name(cluster: &str) -> String {
     format!("anchor/{cluster}")
 }
 
-fn inline(text: &str) -> Option<DataSource> {
-    Some(DataSource { specifier: Some(Specifier::InlineString(text.to_owned())), ..DataSource::default() })
+/// The leaf of this Envoy: chain and key, both PEM. That the key fits the chain and that the
+/// dates are right is for the caller to check: Envoy takes an expired leaf without a word.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Leaf {
+    chain_pem: String,
+    key_pem: Zeroizing<String>,
 }
 
-pub(super) fn own(certificate: &Certificate) -> Resource {
+impl Leaf {
+    /// A leaf of a chain (leaf first, then what leads to the anchor) and its private key.
+    pub fn new(chain_pem: impl Into<String>, key_pem: impl Into<String>) -> Self {
+        Self {
+            chain_pem: chain_pem.into(),
+            key_pem: Zeroizing::new(key_pem.into()),
+        }
+    }
+}
+
+impl fmt::Debug for Leaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Leaf([redacted])")
+    }
+}
+
+/// All that goes out by SDS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Secrets {
+    /// Leaf and key of this Envoy. Without one nothing is served and nothing is reached.
+    pub default: Option<Leaf>,
+    /// Per cluster ID the certificates under which its identities are believed, PEM: one or, while
+    /// it rotates, two. An intermediate is a valid anchor.
+    pub anchors: Anchors,
+}
+
+fn inline(text: &str) -> Option<DataSource> {
+    Some(DataSource {
+        specifier: Some(Specifier::InlineString(text.to_owned())),
+        ..DataSource::default()
+    })
+}
+
+/// The secret `default`.
+pub(super) fn leaf(leaf: &Leaf) -> Resource {
     let certificate = TlsCertificate {
-        certificate_chain: inline(&certificate.chain_pem),
-        private_key: inline(&certificate.key_pem),
+        certificate_chain: inline(&leaf.chain_pem),
+        private_key: inline(&leaf.key_pem),
         ..TlsCertificate::default()
     };
-    resource(OWN, &Secret { name: OWN.to_owned(), r#type: Some(Type::TlsCertificate(certificate)) })
+    secret(DEFAULT, secret::Type::TlsCertificate(certificate))
 }
 
-/// Envoy's default validator takes an intermediate as an anchor; its SPIFFE validator does not, and ignores
-/// revocation lists besides (both seen with Envoy 1.40).
+/// The secret `anchor/<cluster>`.
 pub(super) fn anchor(cluster: &str, pem: &str) -> Resource {
-    let name = anchor_name(cluster);
     let context = CertificateValidationContext {
         trusted_ca: inline(pem),
-        // The list would tell strangers whom the gateway knows.
-        suppress_client_ca_list: true,
         ..CertificateValidationContext::default()
     };
-    let secret = Secret { name: name.clone(), r#type: Some(Type::ValidationContext(context)) };
-    resource(&name, &secret)
+    secret(
+        &anchor_name(cluster),
+        secret::Type::ValidationContext(context),
+    )
+}
+
+fn secret(name: &str, value: secret::Type) -> Resource {
+    let message = Secret {
+        name: name.to_owned(),
+        r#type: Some(value),
+    };
+    resource(name, &message, [])
 }

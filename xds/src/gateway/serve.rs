@@ -1,205 +1,234 @@
-//! The gateway of a region.
+//! The way in: the gateway listener with a filter chain per caller, and the local backends.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
+use envoy_types::pb::envoy::config::listener::v3::{
+    FilterChain, FilterChainMatch, Listener, ListenerFilter, listener_filter,
+};
+use envoy_types::pb::envoy::config::rbac::v3::{
+    Permission, Policy, Principal, Rbac, permission, principal, rbac,
+};
+use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac as RbacFilter;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, LocalReplyConfig, http_connection_manager as hcm,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    PathMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern,
 };
 
-use envoy_types::pb::envoy::{
-    config::{
-        cluster::v3::{Cluster, cluster},
-        endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier},
-        listener::v3::{FilterChain, FilterChainMatch, Listener, ListenerFilter, listener_filter},
-        rbac::v3::{Permission, Policy, Principal, Rbac as Rules, permission, principal, rbac},
-        route::v3::{
-            DirectResponseAction, Route, RouteConfiguration, RouteMatch, VirtualHost, route, route_match::PathSpecifier,
-        },
-    },
-    extensions::{
-        filters::{
-            http::rbac::v3::Rbac,
-            listener::tls_inspector::v3::TlsInspector,
-            network::http_connection_manager::v3::http_connection_manager::{
-                ForwardClientCertDetails, SetCurrentClientCertDetails,
-            },
-        },
-        transport_sockets::tls::v3::DownstreamTlsContext,
-    },
+use super::parts::{
+    Speaks, answer, any, bind, endpoints, forward, header, http, http_filter, keepalive, limits,
+    local_reply, network_filter, path_match, protocol, resource, router, seconds, socket, why,
 };
-
-use super::{
-    Backend, BuildError, GatewaySpec, HEADER_GATEWAY, HEADER_REFUSED, Serve,
-    http::{forward, manager, network_filter, upstream},
-    parts::{any, exactly, header, host, http_filter, resource, router, seconds, socket, tls, tls_socket, yes},
-    secrets::{OWN, anchor_name},
-};
+use super::secrets::{DEFAULT, anchor_name};
+use super::tls::exact;
+use super::{Backend, GatewaySpec, HEADER_GATEWAY, HEADER_REFUSED, Serve, tls};
 use crate::model::{Kind, Resource};
 
-/// Idle seconds of a connection to a backend: less than the minute after which VictoriaMetrics closes its end.
-const BACKEND_IDLE: u32 = 30;
+const GATEWAY: &str = "gateway";
 
-/// Listener, routes and backends.
-pub(super) fn resources(spec: &GatewaySpec, at: SocketAddr) -> Result<Vec<(Kind, Resource)>, BuildError> {
-    let mut out = Vec::new();
-    for backend in &spec.backends {
-        out.push((Kind::Cds, cluster(backend)));
+/// An idle backend connection is closed from our side after this many seconds: VictoriaMetrics
+/// closes its own after sixty.
+const BACKEND_IDLE: i64 = 30;
+
+fn cluster_name(backend: &str, speaks: Speaks) -> String {
+    match speaks {
+        Speaks::Http1 => format!("backend/{backend}"),
+        Speaks::Http2 => format!("backend/{backend}/h2"),
     }
-    for serve in &spec.serve {
-        out.push((Kind::Rds, routes(spec, serve)?));
-    }
-    out.push((Kind::Lds, listener(spec, at)));
-    Ok(out)
 }
 
-fn cluster_name(backend: &str) -> String {
-    format!("backend/{backend}")
+const fn speaks(grpc: bool) -> Speaks {
+    if grpc { Speaks::Http2 } else { Speaks::Http1 }
 }
 
-fn routes_name(caller: &str) -> String {
-    format!("gateway/{caller}")
-}
-
-fn cluster(backend: &Backend) -> Resource {
-    let name = cluster_name(&backend.name);
-    let address = backend.host.parse::<IpAddr>();
-    let discovery = if address.is_ok() { cluster::DiscoveryType::Static } else { cluster::DiscoveryType::StrictDns };
-    let endpoint = Endpoint { address: host(&backend.host, backend.port), ..Endpoint::default() };
-    let endpoint = LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..LbEndpoint::default() };
-    let cluster = Cluster {
+/// A local service as a cluster: an address is fixed, a name is resolved by Envoy.
+pub(super) fn backend(to: &Backend, speaks: Speaks) -> Resource {
+    let name = cluster_name(&to.name, speaks);
+    let discovery = if to.host.parse::<IpAddr>().is_ok() {
+        cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static.into())
+    } else {
+        let resolve = DnsCluster {
+            dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
+            ..DnsCluster::default()
+        };
+        cluster::ClusterDiscoveryType::ClusterType(cluster::CustomClusterType {
+            name: "envoy.cluster.dns".to_owned(),
+            typed_config: Some(any(resolve)),
+        })
+    };
+    let message = Cluster {
         name: name.clone(),
-        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(discovery.into())),
-        // A backend that is not there yet must not hold up the listener; its absence is told by probes.
-        wait_for_warm_on_init: Some(envoy_types::pb::google::protobuf::BoolValue { value: false }),
-        load_assignment: Some(ClusterLoadAssignment {
-            cluster_name: name.clone(),
-            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..LocalityLbEndpoints::default() }],
-            ..ClusterLoadAssignment::default()
-        }),
+        cluster_discovery_type: Some(discovery),
+        load_assignment: Some(endpoints(&name, [socket(&to.host, to.port)])),
+        connect_timeout: seconds(2),
+        circuit_breakers: limits(),
+        upstream_connection_options: keepalive(),
+        typed_extension_protocol_options: [protocol(speaks, BACKEND_IDLE)].into(),
         ..Cluster::default()
     };
-    resource(&name, &upstream(cluster, backend.grpc, BACKEND_IDLE))
+    resource(&name, &message, [])
 }
 
-fn routes(spec: &GatewaySpec, serve: &Serve) -> Result<Resource, BuildError> {
-    let name = routes_name(&serve.caller);
-    let mut refs = Vec::new();
-    let mut routes = Vec::new();
-    for allow in &serve.allow {
-        if !spec.backends.iter().any(|backend| backend.name == allow.backend) {
-            return Err(BuildError::MissingBackend {
-                caller: serve.caller.clone(),
-                prefix: allow.prefix.clone(),
-                backend: allow.backend.clone(),
-            });
-        }
-        let cluster = cluster_name(&allow.backend);
-        routes.push(route(&allow.prefix, forward(&cluster)));
-        refs.push((Kind::Cds, Arc::from(cluster)));
-    }
-    routes.push(refuse(403, "path"));
-    let config = RouteConfiguration {
-        name: name.clone(),
-        virtual_hosts: vec![VirtualHost {
-            name: serve.caller.clone(),
-            domains: vec!["*".to_owned()],
-            routes,
-            ..VirtualHost::default()
-        }],
-        response_headers_to_add: vec![header(HEADER_GATEWAY, &spec.cluster)],
-        ..RouteConfiguration::default()
-    };
-    Ok(resource(&name, &config).with_refs(refs))
+/// Which clusters a caller's contract leads to.
+pub(super) fn clusters_of(caller: &Serve) -> Vec<(String, Speaks)> {
+    let mut used: Vec<_> = caller
+        .allow
+        .iter()
+        .map(|allow| (allow.backend.clone(), speaks(allow.grpc)))
+        .collect();
+    used.sort();
+    used.dedup();
+    used
 }
 
-fn route(prefix: &str, action: route::Action) -> Route {
-    Route {
-        r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix(prefix.to_owned())),
-            ..RouteMatch::default()
-        }),
-        action: Some(action),
-        ..Route::default()
-    }
-}
-
-/// Answers for everything else, and says by which rule.
-pub(super) fn refuse(status: u32, rule: &str) -> Route {
-    let action = DirectResponseAction { status, ..DirectResponseAction::default() };
-    Route {
-        response_headers_to_add: vec![header(HEADER_REFUSED, rule)],
-        ..route("/", route::Action::DirectResponse(action))
-    }
-}
-
-fn listener(spec: &GatewaySpec, at: SocketAddr) -> Resource {
-    let chains = spec.serve.iter().map(|serve| chain(spec, serve)).collect();
-    let mut refs = vec![(Kind::Sds, Arc::from(OWN))];
-    for serve in &spec.serve {
-        refs.push((Kind::Sds, Arc::from(anchor_name(&serve.caller))));
-        refs.push((Kind::Rds, Arc::from(routes_name(&serve.caller))));
-    }
-    let inspector = ListenerFilter {
-        name: "envoy.filters.listener.tls_inspector".to_owned(),
-        config_type: Some(listener_filter::ConfigType::TypedConfig(any(TlsInspector::default()))),
-        ..ListenerFilter::default()
-    };
+/// The gateway: one filter chain per caller.
+pub(super) fn listener(spec: &GatewaySpec, callers: &[&Serve]) -> Resource {
+    let secrets = callers.iter().map(|c| (Kind::Sds, anchor_name(&c.caller)));
+    let clusters = callers
+        .iter()
+        .flat_map(|caller| clusters_of(caller))
+        .map(|(name, speaks)| (Kind::Cds, cluster_name(&name, speaks)));
+    let refs = secrets
+        .chain(clusters)
+        .chain([(Kind::Sds, DEFAULT.to_owned())]);
     let listener = Listener {
-        name: "gateway".to_owned(),
-        address: socket(at),
-        listener_filters: vec![inspector],
-        filter_chains: chains,
+        name: GATEWAY.to_owned(),
+        address: bind(spec.gateway),
+        listener_filters: vec![ListenerFilter {
+            name: "envoy.filters.listener.tls_inspector".to_owned(),
+            config_type: Some(listener_filter::ConfigType::TypedConfig(any(
+                TlsInspector::default(),
+            ))),
+            ..ListenerFilter::default()
+        }],
+        listener_filters_timeout: seconds(10),
+        filter_chains: callers.iter().map(|caller| chain(caller)).collect(),
         ..Listener::default()
     };
-    resource("gateway", &listener).with_refs(refs)
+    resource(GATEWAY, &listener, refs)
 }
 
-/// One caller. Taking the chain away drains its connections; nobody else's are touched.
-fn chain(spec: &GatewaySpec, serve: &Serve) -> FilterChain {
-    let mut manager = manager(
-        &routes_name(&serve.caller),
-        vec![http_filter("envoy.filters.http.rbac", any(rules(serve))), router()],
-        vec![header(HEADER_GATEWAY, &spec.cluster)],
-    );
-    // Backends learn who called from us, never from the caller.
-    manager.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet.into();
-    manager.set_current_client_cert_details =
-        Some(SetCurrentClientCertDetails { uri: true, ..SetCurrentClientCertDetails::default() });
-    let context = DownstreamTlsContext {
-        common_tls_context: Some(tls(&serve.caller, &serve.identities, &["h2", "http/1.1"])),
-        require_client_certificate: yes(),
-        ..DownstreamTlsContext::default()
-    };
+fn chain(caller: &Serve) -> FilterChain {
     FilterChain {
-        name: format!("caller/{}", serve.caller),
+        name: format!("{}@{}", caller.caller, caller.epoch),
         filter_chain_match: Some(FilterChainMatch {
-            server_names: vec![serve.sni.clone()],
+            server_names: vec![caller.sni.clone()],
             transport_protocol: "tls".to_owned(),
             ..FilterChainMatch::default()
         }),
-        filters: vec![network_filter(manager)],
-        transport_socket: tls_socket(any(context)),
+        transport_socket: Some(tls::of_caller(&caller.caller, &caller.identities)),
         transport_socket_connect_timeout: seconds(10),
+        filters: vec![network_filter(manager(caller))],
         ..FilterChain::default()
     }
 }
 
-/// Who, once more, behind TLS: one mistake there must not open the door.
-fn rules(serve: &Serve) -> Rbac {
-    let principal = |id: &String| Principal {
-        identifier: Some(principal::Identifier::Authenticated(principal::Authenticated {
-            principal_name: Some(exactly(id)),
-        })),
+fn manager(caller: &Serve) -> HttpConnectionManager {
+    let own = || [header(HEADER_GATEWAY, caller.region.clone())];
+    let refused = [header(HEADER_REFUSED, "path")];
+    let mut manager = http(GATEWAY);
+    manager.forward_client_cert_details = hcm::ForwardClientCertDetails::SanitizeSet.into();
+    manager.set_current_client_cert_details = Some(hcm::SetCurrentClientCertDetails {
+        uri: true,
+        ..hcm::SetCurrentClientCertDetails::default()
+    });
+    manager.local_reply_config = Some(LocalReplyConfig {
+        mappers: vec![
+            local_reply(Some(403), own().into_iter().chain(refused).chain(why())),
+            local_reply(None, own().into_iter().chain(why())),
+        ],
+        ..LocalReplyConfig::default()
+    });
+    manager.http_filters = vec![
+        http_filter("envoy.filters.http.rbac", any(contract(caller))),
+        router(),
+    ];
+    manager.route_specifier = Some(hcm::RouteSpecifier::RouteConfig(routes(caller)));
+    manager
+}
+
+/// The same contract once more, by principal and path: two locks with different keys.
+fn contract(caller: &Serve) -> RbacFilter {
+    let principals = caller.identities.iter().map(|identity| Principal {
+        identifier: Some(principal::Identifier::Authenticated(
+            principal::Authenticated {
+                principal_name: Some(exact(identity)),
+            },
+        )),
+    });
+    let permissions: Vec<_> = caller.allow.iter().flat_map(|a| paths(&a.prefix)).collect();
+    let policies = if permissions.is_empty() {
+        // Envoy takes no policy without a permission; no policy at all refuses everything.
+        HashMap::new()
+    } else {
+        let policy = Policy {
+            permissions,
+            principals: principals.collect(),
+            ..Policy::default()
+        };
+        [("contract".to_owned(), policy)].into()
     };
-    // Paths are the routes' business, which say so when they refuse.
-    let policy = Policy {
-        permissions: vec![Permission { rule: Some(permission::Rule::Any(true)) }],
-        principals: serve.identities.iter().map(principal).collect(),
-        ..Policy::default()
+    RbacFilter {
+        rules: Some(Rbac {
+            action: rbac::Action::Allow.into(),
+            policies,
+            ..Rbac::default()
+        }),
+        ..RbacFilter::default()
+    }
+}
+
+/// The paths under a prefix that ends at a slash.
+fn paths(prefix: &str) -> Vec<Permission> {
+    let patterns = if prefix.ends_with('/') {
+        vec![MatchPattern::Prefix(prefix.to_owned())]
+    } else {
+        vec![
+            MatchPattern::Exact(prefix.to_owned()),
+            MatchPattern::Prefix(format!("{prefix}/")),
+        ]
     };
-    let rules = Rules {
-        action: rbac::Action::Allow.into(),
-        policies: [("caller".to_owned(), policy)].into(),
-        ..Rules::default()
-    };
-    Rbac { rules: Some(rules), ..Rbac::default() }
+    patterns
+        .into_iter()
+        .map(|pattern| Permission {
+            rule: Some(permission::Rule::UrlPath(PathMatcher {
+                rule: Some(path_matcher::Rule::Path(StringMatcher {
+                    match_pattern: Some(pattern),
+                    ..StringMatcher::default()
+                })),
+            })),
+        })
+        .collect()
+}
+
+fn routes(caller: &Serve) -> RouteConfiguration {
+    // The longest prefix first; for one prefix, gRPC before the rest.
+    let mut allowed: Vec<_> = caller.allow.iter().collect();
+    allowed.sort_by_key(|allow| (std::cmp::Reverse(allow.prefix.len()), !allow.grpc));
+    let mut routes: Vec<_> = allowed
+        .into_iter()
+        .map(|allow| {
+            let cluster = cluster_name(&allow.backend, speaks(allow.grpc));
+            forward(path_match(&allow.prefix, allow.grpc), &cluster)
+        })
+        .collect();
+    routes.push(answer(path_match("/", false), 403, []));
+    RouteConfiguration {
+        name: caller.caller.clone(),
+        virtual_hosts: vec![VirtualHost {
+            name: "contract".to_owned(),
+            domains: vec!["*".to_owned()],
+            routes,
+            ..VirtualHost::default()
+        }],
+        response_headers_to_add: vec![header(HEADER_GATEWAY, caller.region.clone())],
+        ..RouteConfiguration::default()
+    }
 }

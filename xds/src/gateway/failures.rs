@@ -1,0 +1,1 @@
+//! The failures that a request through the intake can meet, as seen there.
