@@ -142,6 +142,11 @@ fn busybox(components: &Components) -> oci::Image {
             "/bin/busybox".to_owned(),
             Source::File(components.debian("bin/busybox")),
         ),
+        // a static program cannot load the C library's resolver, so wget knows addresses only
+        (
+            "/bin/fetch".to_owned(),
+            Source::File(components.program("echo")),
+        ),
     ];
     entries.extend(tools.map(|t| (format!("/bin/{t}"), Source::Link("/bin/busybox".to_owned()))));
     oci::Image {

@@ -107,6 +107,12 @@ enum Command {
     },
     /// Print the full names of the fleet's images, `short name` a line
     Images,
+    /// Print where a program of the fleet is (`envoy`, `helm`, `kubectl`, `coredns`, or one of the
+    /// fleet's own), making it if need be
+    Program {
+        /// The program
+        name: String,
+    },
     /// Apply a manifest in which `{{image:<short>}}` stands for an image of the fleet
     Apply {
         /// The cluster
@@ -172,6 +178,7 @@ fn run(command: Command) -> Result<()> {
             }
             Ok(())
         }
+        Command::Program { name } => program(&name),
         Command::Apply { cluster, file } => apply(cluster, &file),
         Command::Collect { folder } => {
             with_running(
@@ -305,6 +312,22 @@ fn load(file: &std::path::Path, clusters: Vec<String>) -> Result<()> {
     let name = image.name.clone();
     with_running(clusters, |fleet| async move { fleet.load(&[image]).await })?;
     progress::print(format!("{name}\n"));
+    Ok(())
+}
+
+fn program(name: &str) -> Result<()> {
+    let components = Components::ensure()?;
+    let path = match name {
+        "envoy" => components.envoy(),
+        "helm" => components.helm(),
+        "kubectl" => components.kubectl().to_owned(),
+        "coredns" => components.coredns(),
+        other => components.program(other),
+    };
+    if !path.exists() {
+        bail!("no program {name:?}");
+    }
+    progress::print(format!("{}\n", path.display()));
     Ok(())
 }
 

@@ -6,6 +6,8 @@
 //	echo get [-d BODY] [-H 'K: V'] URL be a client: print status, headers and body
 //	echo grpc URL                      call a unary method with an empty message
 //
+// (`fetch` in the shell image is this program too.)
+//
 //	/_echo/healthz                     200
 //	/_echo/seen                        the last requests, newest last, as JSON lines
 //	?_stream=N                         N lines, one every 100 ms: a long select
