@@ -92,14 +92,22 @@ pub(crate) struct AgentArgs {
         value_name = "FILE"
     )]
     pub(crate) xds_socket: PathBuf,
-    /// Where that Envoy takes telemetry; probes go in there.
+    /// Where that Envoy takes telemetry; probes go in there too.
     #[arg(
         long,
         env = "MESH_INTAKE",
-        default_value = "127.0.0.1:8427",
+        default_value = "0.0.0.0:8427",
         value_name = "ADDRESS:PORT"
     )]
     pub(crate) intake: SocketAddr,
+    /// Where that Envoy takes the calls of other members.
+    #[arg(
+        long,
+        env = "MESH_GATEWAY",
+        default_value = "0.0.0.0:15443",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub(crate) gateway: SocketAddr,
     /// Kubeconfig of the own cluster; default: the service account of the pod.
     #[arg(long, env = "MESH_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -115,6 +123,12 @@ pub(crate) struct BootstrapArgs {
         value_name = "FILE"
     )]
     pub(crate) xds_socket: PathBuf,
+    /// Its name to the agent: that of the pod.
+    #[arg(long, env = "POD_NAME", default_value = "")]
+    pub(crate) pod_name: String,
+    /// Port of its own administration, on 127.0.0.1.
+    #[arg(long, env = "MESH_ENVOY_ADMIN_PORT", default_value_t = 15000)]
+    pub(crate) admin_port: u16,
     /// Write it into this file instead of printing it.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,

@@ -60,6 +60,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         xds_socket: args.xds_socket,
         intake: args.intake,
+        gateway: args.gateway,
         kubeconfig: args.kubeconfig,
     };
     let readiness = mesh_agent::start(settings, &mut registry, &mut tasks).await?;
@@ -80,7 +81,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
 }
 
 fn bootstrap(args: &BootstrapArgs) -> anyhow::Result<()> {
-    let text = mesh_agent::bootstrap(&args.xds_socket);
+    let text = mesh_agent::bootstrap(&args.xds_socket, &args.pod_name, args.admin_port);
     offline::emit(&text, args.output.as_ref())
 }
 

@@ -28,10 +28,14 @@ mod report;
 mod signing;
 mod wanted;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use mesh_cluster::{
-    agent_io::{AgentIoError, Intent, OwnCluster, Seen},
+    agent_io::{AgentIoError, CsrSeen, Intent, OwnCluster, PodSeen, Seen, ServiceSeen, Slice},
     tasks::Tasks,
 };
 use prometheus_client::registry::Registry;
@@ -60,8 +64,10 @@ pub struct AgentSettings {
     pub version: String,
     /// Socket on which Envoy is served.
     pub xds_socket: PathBuf,
-    /// Where that Envoy takes telemetry.
+    /// Where that Envoy takes telemetry; probes go in there too.
     pub intake: SocketAddr,
+    /// Where that Envoy takes the calls of other members.
+    pub gateway: SocketAddr,
     /// Kubeconfig of the own cluster, in place of the service account.
     pub kubeconfig: Option<PathBuf>,
 }
@@ -73,6 +79,9 @@ pub enum AgentError {
     /// There is no way to the own API server.
     #[error("failed to find the own cluster")]
     FindCluster(#[source] AgentIoError),
+    /// Names cannot be resolved.
+    #[error("failed to start the resolver")]
+    StartResolver(#[source] mesh_dns::StartError),
 }
 
 /// Whether the agent does its work.
@@ -122,19 +131,13 @@ pub async fn start(
     let metrics = Metrics::register(registry);
     let board = Board::new();
 
-    let (intent_tx, intents) = watch::channel(None);
-    let (pods_tx, pods) = watch::channel(None);
-    let (services_tx, services) = watch::channel(None);
-    let (slices_tx, slices) = watch::channel(None);
-    let (requests_tx, requests) = watch::channel(None);
-    tasks.spawn("watch MeshAgent", cluster.follow_intent(intent_tx));
-    tasks.spawn("watch pods", cluster.follow_pods(pods_tx));
-    tasks.spawn("watch services", cluster.follow_services(services_tx));
-    tasks.spawn("watch endpoint slices", cluster.follow_slices(slices_tx));
-    tasks.spawn(
-        "watch certificate requests",
-        cluster.follow_requests(requests_tx),
-    );
+    let Watches {
+        intents,
+        pods,
+        services,
+        slices,
+        requests,
+    } = Watches::start(&cluster, tasks);
 
     let (wanted_tx, wanted) = watch::channel(None);
     let (signer_tx, signer) = watch::channel(None);
@@ -163,7 +166,9 @@ pub async fn start(
     };
     tasks.spawn("leaf", signing.run());
     let gateway = Gateway {
-        pod: settings.pod.clone(),
+        node: settings.pod.clone(),
+        intake: settings.intake,
+        door: settings.gateway,
         socket: settings.xds_socket,
         wanted,
         leaf: leaf.clone(),
@@ -172,20 +177,22 @@ pub async fn start(
         board: board.clone(),
         metrics: metrics.clone(),
     };
-    gateway.start(registry, tasks);
+    gateway.start(tasks).map_err(AgentError::StartResolver)?;
+    let intake = from_inside(settings.intake);
     tasks.spawn(
         "probes",
         Prober {
-            intake: settings.intake,
+            intake,
             board: board.clone(),
             metrics,
         }
         .run(paths),
     );
+    let (there, alive) = (cluster.clone(), pods.clone());
     let names = Names {
-        cluster: cluster.clone(),
+        cluster: there,
         intents: intents.clone(),
-        pods: pods.clone(),
+        pods,
         services,
         slices,
     };
@@ -200,8 +207,52 @@ pub async fn start(
     };
     tasks.spawn("report of this replica", reporter().replica());
     tasks.spawn("report of the intermediate", reporter().shared());
-    tasks.spawn("reports of pods that are gone", reporter().bury(pods));
+    tasks.spawn("reports of pods that are gone", reporter().bury(alive));
     Ok(Readiness { leaf, accepted })
+}
+
+/// An address to call, for an address to listen on.
+fn from_inside(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// What is watched in the own cluster.
+struct Watches {
+    intents: watch::Receiver<Seen<Intent>>,
+    pods: watch::Receiver<Seen<PodSeen>>,
+    services: watch::Receiver<Seen<ServiceSeen>>,
+    slices: watch::Receiver<Seen<Slice>>,
+    requests: watch::Receiver<Seen<CsrSeen>>,
+}
+
+impl Watches {
+    fn start(cluster: &OwnCluster, tasks: &mut Tasks) -> Self {
+        let (to_intents, intents) = watch::channel(None);
+        let (to_pods, pods) = watch::channel(None);
+        let (to_services, services) = watch::channel(None);
+        let (to_slices, slices) = watch::channel(None);
+        let (to_requests, requests) = watch::channel(None);
+        tasks.spawn("watch MeshAgent", cluster.follow_intent(to_intents));
+        tasks.spawn("watch pods", cluster.follow_pods(to_pods));
+        tasks.spawn("watch services", cluster.follow_services(to_services));
+        tasks.spawn("watch endpoint slices", cluster.follow_slices(to_slices));
+        tasks.spawn(
+            "watch certificate requests",
+            cluster.follow_requests(to_requests),
+        );
+        Self {
+            intents,
+            pods,
+            services,
+            slices,
+            requests,
+        }
+    }
 }
 
 /// Reads each new `MeshAgent`. One that cannot be read, and one that is deleted, leave the last in force.

@@ -13,9 +13,7 @@ use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use mesh_api::agent::Consume;
-use mesh_core::probe::{
-    Answer, Class, DEADLINE_SECS, Failure, INTERVAL_SECS, Seen, Track, classify,
-};
+use mesh_core::probe::{Answer, DEADLINE_SECS, Failure, INTERVAL_SECS, Seen, Track, classify};
 use tokio::{
     net::TcpStream,
     sync::watch,
@@ -214,15 +212,6 @@ fn pause(bad: u32) -> Duration {
         steady
     } else {
         Duration::from_millis(200_u64 << (bad - 1).min(8)).min(steady)
-    }
-}
-
-/// What is said before the first probe could be sent.
-pub(crate) fn not_accepted() -> Failure {
-    Failure {
-        class: Class::Intake,
-        message: "the Envoy beside the agent has not accepted a configuration with this region yet"
-            .to_owned(),
     }
 }
 

@@ -3,6 +3,8 @@ use tokio::{
     net::TcpListener,
 };
 
+use mesh_core::probe::Class;
+
 use super::*;
 use crate::testing::Mesh;
 
