@@ -10,12 +10,8 @@ use mesh_api::member::MeshMember;
 
 use crate::{Fleet, progress, scenario, wait_for};
 
-const REGION_WORKLOADS: &str = include_str!("../manifests/region.yaml");
-const CHILD_WORKLOADS: &str = include_str!("../manifests/child.yaml");
-const CLIENT: &str = include_str!("../manifests/client.yaml");
-
 /// What the collector of the child says of itself; it carries the name of its cluster.
-const METRIC: &str = r#"vm_app_start_timestamp{cluster="child1"}"#;
+const METRIC: &str = r#"process_start_time_seconds{cluster="child1"}"#;
 
 /// Runs the demo on a fleet that is up.
 pub async fn run(fleet: &Fleet) -> Result<()> {
@@ -27,9 +23,9 @@ pub async fn run(fleet: &Fleet) -> Result<()> {
     progress::step("helm install kof-istio on management");
     scenario::install_product(fleet, &product, &[]).await?;
     progress::step("starting storage in region1, a collector in child1, a client in management");
-    region.apply(REGION_WORKLOADS).await?;
-    child.apply(CHILD_WORKLOADS).await?;
-    management.apply(CLIENT).await?;
+    scenario::install_storage(region).await?;
+    scenario::install_collector(child, "region1").await?;
+    scenario::install_client(management).await?;
     scenario::adopt(management, region).await?;
     scenario::adopt(management, child).await?;
     // A demo that ran before has left its link behind: begin at the beginning.
@@ -145,11 +141,11 @@ async fn link(fleet: &Fleet) -> Result<String> {
             out.push_str(&format!("           gateway {gateway}\n"));
         }
     }
-    let envoy = crate::collect::envoy_admin(child, "/stats?filter=uplink.*ssl.(versions|handshake)").await?;
+    let envoy = scenario::envoy(child, "stats?filter=uplink.*ssl.(versions|handshake)").await?;
     for line in envoy.lines().filter(|l| l.contains("region1") && !l.ends_with(": 0")) {
         out.push_str(&format!("  Envoy in child1: {line}\n"));
     }
-    let certificates = crate::collect::envoy_admin(child, "/certs").await?;
+    let certificates = scenario::envoy(child, "certs").await?;
     let certificates: serde_json::Value = serde_json::from_str(&certificates)?;
     let leaf = certificates.pointer("/certificates/0/cert_chain/0").context("Envoy has no certificate")?;
     let text = |pointer: &str| leaf.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or("?").to_owned();

@@ -15,6 +15,7 @@ pub mod audit;
 pub mod cluster;
 pub mod collect;
 pub mod components;
+pub mod demo;
 pub mod exec;
 pub mod fault;
 pub mod fleet;
@@ -25,6 +26,7 @@ pub mod oci;
 pub mod paths;
 pub mod progress;
 pub mod provider;
+pub mod scenario;
 pub mod smoke;
 pub mod wait;
 

@@ -125,6 +125,8 @@ enum Command {
         /// The folder
         folder: PathBuf,
     },
+    /// The main job on three clusters: a label, and a metric crosses from the child to the region to management
+    Demo,
     /// Check the fleet itself: names, paths, tokens, load balancers, and what must not be reached
     Smoke,
 }
@@ -186,6 +188,7 @@ fn run(command: Command) -> Result<()> {
                 |fleet| async move { fleet.collect(&folder).await },
             )
         }
+        Command::Demo => mesh_e2e::run("demo", &USUAL, |fleet| async move { mesh_e2e::demo::run(&fleet).await }),
         Command::Smoke => mesh_e2e::smoke::run(),
     }
 }

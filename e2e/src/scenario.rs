@@ -20,6 +20,15 @@ pub const NAMESPACE: &str = "kcm-system";
 /// CRDs of k0rdent's kinds, as far as they are read: stand-ins, since kcm itself cannot be had.
 const K0RDENT: &str = include_str!("../stand-ins/k0rdent-crds.yaml");
 
+/// What a region of kof stores telemetry in.
+const REGION_WORKLOADS: &str = include_str!("../manifests/region.yaml");
+/// The collector of a child.
+const CHILD_WORKLOADS: &str = include_str!("../manifests/child.yaml");
+/// A pod to ask from.
+const CLIENT: &str = include_str!("../manifests/client.yaml");
+/// The telemetry namespace, as kof makes it.
+const TELEMETRY: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: kof}}";
+
 /// Labels of a region.
 pub const REGION: &[(&str, &str)] =
     &[("k0rdent.mirantis.com/istio-role", "member"), ("k0rdent.mirantis.com/kof-cluster-role", "regional")];
@@ -82,6 +91,23 @@ pub async fn install_product(fleet: &Fleet, image: &Image, set: &[&str]) -> Resu
     let values: Vec<&str> = values.iter().map(String::as_str).collect();
     let chart = paths::project().join("charts/kof-istio");
     fleet.cluster("management")?.helm_install("kof-istio", &chart, "istio-system", &values).await
+}
+
+/// Starts what kof runs: storage in a region.
+pub async fn install_storage(region: &Cluster) -> Result<()> {
+    region.apply(REGION_WORKLOADS).await
+}
+
+/// Starts what kof runs: a collector in a child, which pushes to a region by name.
+pub async fn install_collector(child: &Cluster, region: &str) -> Result<()> {
+    child.apply(&CHILD_WORKLOADS.replace("{{cluster}}", child.name()).replace("{{region}}", region)).await?;
+    install_client(child).await
+}
+
+/// Starts a pod in namespace kof to ask from, beside where kof's own query side runs.
+pub async fn install_client(cluster: &Cluster) -> Result<()> {
+    cluster.apply(TELEMETRY).await?;
+    cluster.apply(&CLIENT.replace("namespace: default", "namespace: kof")).await
 }
 
 /// What k0rdent holds of an adopted cluster: its kubeconfig and a Credential.
@@ -206,10 +232,23 @@ pub async fn query(from: &Cluster, region: &str, promql: &str) -> Result<serde_j
         .map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") })
         .collect();
     let url = format!("http://{region}-vmauth:8427/vm/select/0/prometheus/api/v1/query?query={encoded}");
-    let text = from.exec("kof", "deploy/client", &["wget", "-q", "-T", "5", "-O", "-", &url]).await?;
+    let text = from.exec("kof", "deploy/client", &["fetch", "get", "-q", &url]).await?;
     let answer: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))?;
     if answer.get("status").and_then(serde_json::Value::as_str) != Some("success") {
         bail!("the query failed: {answer}");
     }
     Ok(answer.pointer("/data/result").cloned().unwrap_or_default())
+}
+
+/// What the Envoy beside an agent of a cluster says on its administration address.
+pub async fn envoy(cluster: &Cluster, path: &str) -> Result<String> {
+    let ids = "{.items[0].status.containerStatuses[?(@.name==\"envoy\")].containerID}";
+    let output = format!("jsonpath={ids}");
+    let id = cluster.kubectl(&["-n", "istio-system", "get", "pods", "-l", "app=mesh-agent", "-o", &output]).await?;
+    let id = id.trim().trim_start_matches("containerd://").to_owned();
+    let tasks = cluster.on_node(&["ctr", "-n", "k8s.io", "task", "ls"]).await?;
+    let pid = tasks.lines().find_map(|l| l.strip_prefix(&id)?.split_whitespace().next());
+    let pid = pid.context("Envoy has no process")?.to_owned();
+    let url = format!("http://127.0.0.1:15000/{path}");
+    cluster.on_node(&["nsenter", "-t", &pid, "-n", "curl", "-sf", "-m", "5", &url]).await
 }
