@@ -19,10 +19,11 @@ import (
 	_ "github.com/coredns/coredns/plugin/template"
 )
 
-// The order in which a query passes the plugins, as in CoreDNS's own plugin.cfg.
+// The order in which a query passes the plugins, as in CoreDNS's own plugin.cfg; only template is
+// last, so that a cluster without upstream can say NXDOMAIN to what nobody else answers.
 func init() {
 	dnsserver.Directives = []string{
-		"reload", "ready", "health", "errors", "log", "cache", "rewrite", "template", "hosts", "kubernetes", "forward",
+		"reload", "ready", "health", "errors", "log", "cache", "rewrite", "hosts", "kubernetes", "forward", "template",
 	}
 }
 
