@@ -90,6 +90,9 @@ fn tuned(mut config: Config) -> Config {
     config.write_timeout = Some(SILENCE);
     // The time a pooled connection was idle is nobody's silence.
     config.reset_reader_on_write = true;
+    // How audit logs name us.
+    let agent = concat!("kof-istio/", env!("CARGO_PKG_VERSION"));
+    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
     // Each caller has a deadline and a budget of its own.
     config.default_retry = false;
     config

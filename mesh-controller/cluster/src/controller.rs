@@ -244,7 +244,9 @@ fn remember(state: &mut State, found: &Look) {
     state.observed.retain(|key, _| found.wishes.contains_key(key));
     let there = |state: &State, key: &MemberKey| state.members.get(&Key::new(&key.namespace, &key.name)).is_some();
     let fresh: Vec<MemberKey> = found.asked.keys().filter(|key| !there(state, key)).cloned().collect();
-    for key in fresh {
+    // What was there when this process began did not ask just now.
+    let warm = state.is_warm();
+    for key in fresh.into_iter().filter(|_| warm) {
         state.asked.entry(key).or_insert_with(Instant::now);
     }
     let done = |key: &MemberKey| state.observed.get(key).is_some_and(|o| o.delivered.is_some());

@@ -21,6 +21,9 @@ const KEY: &str = "tls.key";
 /// The first root of a mesh.
 const FIRST: u32 = 1;
 
+/// Reason while the leading replica makes or records the root: nothing a person need do.
+pub const ROOT_PENDING: &str = "RootPending";
+
 /// A root that can sign.
 #[derive(Clone)]
 pub struct Root {
@@ -74,7 +77,7 @@ pub async fn open(
         return Err(Obstacle::new("RootMissing", format!("{place} does not exist, and spec.root.generate is not set")));
     }
     if !gate() {
-        return Err(Obstacle::new("RootPending", format!("{place} is to be made by the leading replica")));
+        return Err(Obstacle::new(ROOT_PENDING, format!("{place} is to be made by the leading replica")));
     }
     let life = SignedDuration::from_secs(i64::from(rules.root_life.as_secs()));
     let (_, material) = Authority::generate_root(&rules.name, FIRST, life, now)

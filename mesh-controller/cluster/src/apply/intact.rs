@@ -104,6 +104,8 @@ fn same(wanted: &Value, live: &Value) -> bool {
         (Value::Array(wanted), Value::Array(live)) => {
             wanted.len() == live.len() && wanted.iter().zip(live).all(|(wanted, live)| same(wanted, live))
         }
+        // 1.0 is read back as 1.
+        (Value::Number(wanted), Value::Number(live)) => wanted == live || wanted.as_f64() == live.as_f64(),
         (wanted, live) => wanted == live,
     }
 }

@@ -23,7 +23,10 @@ use mesh_core::{
 use tokio::time::Instant;
 
 use super::index::{Observed, State};
-use crate::{vault::Root, watches::Key};
+use crate::{
+    vault::{ROOT_PENDING, Root},
+    watches::Key,
+};
 
 /// Kind of the management cluster as a source.
 pub(crate) const MANAGEMENT: &str = "Management";
@@ -90,6 +93,8 @@ pub(crate) struct Told {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) mesh: MeshName,
     pub(crate) withdrawn: bool,
+    /// The root of its mesh is about to be opened: nothing to tell yet.
+    pub(crate) pending: bool,
 }
 
 /// What a look found.
@@ -131,6 +136,7 @@ pub(crate) fn look(state: &State, constants: &Constants, now: Timestamp) -> Look
         let planned = plan(&facts, now);
         found.wake_at = [found.wake_at, planned.wake_at].into_iter().flatten().min();
         let root = state.roots.get(mesh.as_str()).and_then(|root| root.as_ref().ok()).filter(|_| facts.root.is_ok());
+        let pending = facts.root.as_ref().is_err_and(|why| why.reason == ROOT_PENDING);
         let Facts { trust_domain, members, .. } = facts;
         for ((key, facts), plan) in members.into_iter().zip(planned.members.into_values()) {
             let Some(object) = state.members.get(&Key::new(&key.namespace, &key.name)) else {
@@ -141,7 +147,7 @@ pub(crate) fn look(state: &State, constants: &Constants, now: Timestamp) -> Look
             found.wishes.insert(key.clone(), wish);
             let withdrawn = state.observed.get(&key).is_some_and(|o| o.withdrawn);
             let told =
-                Told { object: Arc::clone(object), plan, facts, trust_domain: trust_domain.clone(), mesh: mesh.clone(), withdrawn };
+                Told { object: Arc::clone(object), plan, facts, trust_domain: trust_domain.clone(), mesh: mesh.clone(), withdrawn, pending };
             found.told.insert(key, told);
         }
     }
@@ -325,7 +331,7 @@ impl Eye<'_> {
 
     /// The root may be used once it is recorded: what was recorded is never replaced.
     fn root(&self, mesh: &MeshName) -> Result<RootFacts, Obstacle> {
-        let pending = |why: String| Err(Obstacle::new("RootPending", why));
+        let pending = |why: String| Err(Obstacle::new(ROOT_PENDING, why));
         match self.state.roots.get(mesh.as_str()) {
             None => pending(format!("the root of Mesh {mesh} is being opened")),
             Some(Err(why)) => Err(why.clone()),

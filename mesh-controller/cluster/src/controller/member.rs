@@ -32,6 +32,8 @@ const PULSE: Duration = Duration::from_secs(3);
 const PULSE_ANSWER: Duration = Duration::from_secs(3);
 /// Between attempts to reach it: one that is back is seen within this.
 const KNOCK: Patience = Patience { first: Duration::from_millis(250), most: Duration::from_secs(5) };
+/// How long watches of a new member wait for the first object in it.
+const FIRST: Duration = Duration::from_millis(500);
 /// Where every cluster's identity is: nobody deletes this namespace.
 const IDENTITY: &str = "kube-system";
 
@@ -184,12 +186,26 @@ impl Member {
         let bells = Bells::default();
         let mut wish = self.wish.clone();
         tokio::select! {
-            why = pulse(&way.client) => End::Lost(why),
-            () = self.elsewhere(&way, door, &mut wish) => End::Moved,
-            () = self.watch_agent(&way.client, &bells) => End::Moved,
-            () = self.watch_gateway(&way.client, &bells) => End::Moved,
-            () = self.answer_requests(&way.client) => End::Moved,
+            // The first object goes first: it has the connection that is open already.
+            biased;
             () = self.deliver(&way.client, &bells) => End::Moved,
+            () = self.elsewhere(&way, door, &mut wish) => End::Moved,
+            why = self.watch(&way.client, &bells) => why,
+        }
+    }
+
+    /// Watches what there is to see in the member, and whether it is still there.
+    async fn watch(&self, client: &Client, bells: &Bells) -> End {
+        if self.wish.borrow().asked.is_some() {
+            // Nothing of ours is there to be seen before.
+            let first = tokio::time::timeout(FIRST, bells.first.notified()).await;
+            tracing::trace!(member = %self.key, seen = first.is_ok(), "Begins to watch");
+        }
+        tokio::select! {
+            why = pulse(client) => End::Lost(why),
+            () = self.watch_agent(client, bells) => End::Moved,
+            () = self.watch_gateway(client, bells) => End::Moved,
+            () = self.answer_requests(client) => End::Moved,
         }
     }
 
@@ -224,6 +240,8 @@ struct Bells {
     drift: Notify,
     /// Something was written.
     written: Notify,
+    /// The first object was written.
+    first: Notify,
 }
 
 /// Returns when the door is another one.

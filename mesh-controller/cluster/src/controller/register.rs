@@ -17,7 +17,7 @@ use super::{
     index::State,
     look::{Asked, KUBECONFIG, Look, Told},
 };
-use crate::watches::Key;
+use crate::{vault::ROOT_PENDING, watches::Key};
 
 /// Something to be written on management.
 #[derive(Clone, Debug)]
@@ -122,7 +122,7 @@ fn released(told: &Told) -> bool {
 }
 
 fn telling(told: &Told, now: Timestamp) -> Option<Job> {
-    if !told.plan.settled {
+    if !told.plan.settled || told.pending {
         return None;
     }
     let identity = told
@@ -153,7 +153,7 @@ fn mesh_jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
         let root = match opened {
             Ok(root) => Ok(root.status.clone()),
             // Somebody else is about to make it; that is nothing to tell.
-            Err(why) if why.reason == "RootPending" => continue,
+            Err(why) if why.reason == ROOT_PENDING => continue,
             Err(why) => Err(why.clone()),
         };
         let members: Vec<&Told> = look.told.values().filter(|told| told.mesh.as_str() == key.name).collect();

@@ -69,3 +69,9 @@ fn sees_that_a_field_was_taken_from_us() {
     }
     assert!(!intact(&wanted(), &live(), "somebody"));
 }
+
+#[test]
+fn numbers_are_what_they_are_worth() {
+    assert!(same(&json!({ "minimum": 1.0 }), &json!({ "minimum": 1 })));
+    assert!(!same(&json!({ "minimum": 1.0 }), &json!({ "minimum": 2 })));
+}

@@ -115,6 +115,7 @@ impl Member {
                 self.common.metrics.applied(outcome);
                 if matches!(outcome, Outcome::Written) {
                     bells.written.notify_one();
+                    bells.first.notify_one();
                     if let Some(asked) = asked.take() {
                         self.common.metrics.first_object(asked.elapsed());
                         tracing::info!(member = %self.key, millis = asked.elapsed().as_millis(), "First object");
