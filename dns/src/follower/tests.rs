@@ -198,7 +198,7 @@ fn answer(question: &Message, script: &Script) -> Option<Message> {
                 } else {
                     owner.clone()
                 };
-                reply.add_answer(Record::from_rdata(owner, 1, data));
+                reply.add_answer(Record::from_rdata(owner, 60, data));
                 owner = next;
             }
         }
@@ -406,6 +406,46 @@ async fn it_ends_with_its_sender_and_stops_asking_when_dropped() {
     let last = server.asked("first.example.org");
     server.asked_again("second.example.org", 20).await;
     assert_eq!(server.asked("first.example.org"), last);
+}
+
+#[tokio::test]
+async fn a_name_has_one_open_question() {
+    let server = Scripted::new().await;
+    let (_targets, receiver) = watch::channel(targets(&["a.example.org", "b.example.org"]));
+    let (mut follower, _gateways) =
+        Follower::new(NameServer::At(server.address), QUICK, receiver).unwrap();
+    follower.take_targets();
+    for _ in 0..3 {
+        follower.ask_due(tokio::time::Instant::now());
+        assert_eq!(follower.asked.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_forgotten_name_is_not_asked_again() {
+    let server = Scripted::new().await;
+    let world = World::new(server.address, &["gone.example.org", "gw.example.org"]);
+    server.asked_again("gone.example.org", 2).await;
+    world.targets.send_replace(targets(&["gw.example.org"]));
+    server.asked_again("gw.example.org", 4).await;
+    let last = server.asked("gone.example.org");
+    server.asked_again("gw.example.org", 20).await;
+    assert_eq!(server.asked("gone.example.org"), last);
+}
+
+/// The same targets again, as every look at the intent brings them, change nothing and publish nothing.
+#[tokio::test]
+async fn unchanged_targets_are_not_published_again() {
+    let server = Scripted::new().await;
+    server.at("gw.example.org", &["192.0.2.1"]);
+    let mut world = World::new(server.address, &["gw.example.org"]);
+    world.until_at("gw.example.org", &["192.0.2.1"]).await;
+    world.gateways.mark_unchanged();
+    for _ in 0..3 {
+        world.targets.send_replace(targets(&["gw.example.org"]));
+        server.asked_again("gw.example.org", 2).await;
+    }
+    assert!(!world.gateways.has_changed().unwrap());
 }
 
 /// dnsmasq on a port of loopback; killed by its handle when the test is over.
