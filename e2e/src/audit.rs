@@ -94,11 +94,10 @@ impl Cluster {
         let mut writes = Vec::new();
         for line in BufReader::new(file).lines() {
             // the last line may be half written
-            if let Ok(write) = serde_json::from_str::<Write>(&line?) {
-                if filter(&write) {
+            if let Ok(write) = serde_json::from_str::<Write>(&line?)
+                && filter(&write) {
                     writes.push(write);
                 }
-            }
         }
         Ok(writes)
     }

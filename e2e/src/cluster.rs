@@ -23,7 +23,7 @@ pub async fn client(kubeconfig: &Path) -> Result<Client> {
     let mut config =
         kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     config.connect_timeout = Some(Duration::from_secs(3));
-    config.read_timeout = Some(Duration::from_secs(60));
+    config.read_timeout = Some(Duration::from_mins(1));
     Ok(Client::try_from(config)?)
 }
 
@@ -124,14 +124,14 @@ impl Cluster {
     }
 
     /// Runs kubectl as administrator and returns what it printed.
-    pub async fn kubectl<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Result<String> {
+    pub async fn kubectl<S: AsRef<std::ffi::OsStr> + Sync>(&self, args: &[S]) -> Result<String> {
         let mut command = exec::command(self.components.kubectl(), ["--kubeconfig"]);
         command.arg(&self.handle.kubeconfig).args(args);
         exec::run_async(command).await
     }
 
     /// Runs Helm as administrator (`install`, `upgrade`, `uninstall`, …) and returns what it printed.
-    pub async fn helm<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Result<String> {
+    pub async fn helm<S: AsRef<std::ffi::OsStr> + Sync>(&self, args: &[S]) -> Result<String> {
         let mut command = exec::command(self.components.helm(), args);
         command.env("KUBECONFIG", &self.handle.kubeconfig);
         exec::run_async(command).await

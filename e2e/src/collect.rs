@@ -29,7 +29,7 @@ pub async fn cluster(cluster: &Cluster, folder: &Path) -> Result<()> {
         "component logs",
         component_logs(cluster, &folder.join("node")),
     );
-    let limit = std::time::Duration::from_secs(60);
+    let limit = std::time::Duration::from_mins(1);
     for (what, result) in [
         (
             "objects",
@@ -171,7 +171,7 @@ async fn envoy(cluster: &Cluster, pod: &Pod) -> Result<String> {
             let url = format!("http://127.0.0.1:{port}/{path}");
             let args = ["nsenter", "-t", pid, "-n", "curl", "-sf", "-m", "5", &url];
             if let Ok(answer) = cluster.on_node(&args).await {
-                text.push_str(&format!("=== {path}\n{answer}\n"));
+                text.extend(["=== ", path, "\n", &answer, "\n"]);
             }
         }
     }

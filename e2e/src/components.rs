@@ -162,7 +162,7 @@ impl Components {
             done.extend(
                 downloads
                     .join()
-                    .map_err(|_| anyhow::anyhow!("a download panicked"))??,
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
             );
             anyhow::Ok(done)
         })?;
@@ -219,7 +219,7 @@ impl Components {
         self.envoy.join("bin/envoy")
     }
 
-    /// The CoreDNS binary.
+    /// The `CoreDNS` binary.
     pub fn coredns(&self) -> PathBuf {
         self.coredns.join("bin/coredns")
     }
@@ -303,7 +303,7 @@ fn key(family: &Family) -> Result<String> {
     files.sort();
     for file in files {
         let name = file.strip_prefix(&folder)?.display().to_string();
-        text.push_str(&format!("{name} {}\n", oci::sha256_file(&file)?));
+        text.extend([name.as_str(), " ", &oci::sha256_file(&file)?, "\n"]);
     }
     Ok(oci::sha256(text).chars().take(12).collect())
 }
@@ -314,9 +314,9 @@ fn list(folder: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
     for entry in entries {
         let path = entry?.path();
         if path.is_dir() {
-            list(&path, into)?
+            list(&path, into)?;
         } else {
-            into.push(path)
+            into.push(path);
         }
     }
     Ok(())

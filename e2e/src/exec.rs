@@ -13,7 +13,7 @@ pub fn run(command: &mut Command) -> Result<String> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("failed to start {name}"))?;
-    finish(&name, output)
+    finish(&name, &output)
 }
 
 /// As [`run`], without blocking the thread.
@@ -26,7 +26,7 @@ pub async fn run_async(command: Command) -> Result<String> {
         .output()
         .await
         .with_context(|| format!("failed to start {name}"))?;
-    finish(&name, output)
+    finish(&name, &output)
 }
 
 /// A command with arguments.
@@ -48,7 +48,7 @@ fn describe(command: &Command) -> String {
     text
 }
 
-fn finish(name: &str, output: Output) -> Result<String> {
+fn finish(name: &str, output: &Output) -> Result<String> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = if said.trim().is_empty() {

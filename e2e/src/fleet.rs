@@ -93,7 +93,7 @@ where
                     folder.display()
                 )),
                 Err(error) => {
-                    progress::step(format!("{name} failed, and so did collecting: {error:#}"))
+                    progress::step(format!("{name} failed, and so did collecting: {error:#}"));
                 }
             }
         }

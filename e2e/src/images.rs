@@ -35,7 +35,7 @@ impl Images {
     pub fn ensure(components: &Components) -> Result<Self> {
         let c = components;
         let vm = |name: &str| c.debian(&format!("usr/bin/{name}"));
-        let mut all = vec![
+        let mut all = [
             (recipe("pause", &c.program("pause"), "/pause")?, Some("1")),
             (recipe("coredns", &c.coredns(), "/coredns")?, None),
             (busybox(c), None),
@@ -166,7 +166,7 @@ fn write(image: &mut oci::Image, tag: Option<&str>) -> Result<Image> {
         if let Source::File(file) = source {
             // a component's folder is named after what it was made from, so its path is enough
             if !file.starts_with(&cache) {
-                text.push_str(&format!("{path} {}\n", oci::sha256_file(file)?));
+                text.extend([path.as_str(), " ", &oci::sha256_file(file)?, "\n"]);
             }
         }
     }

@@ -71,7 +71,7 @@ pub async fn delete(client: &Client, text: &str) -> Result<()> {
         {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
             other => {
-                drop(other.with_context(|| format!("failed to delete {} {name}", kind(object)))?)
+                drop(other.with_context(|| format!("failed to delete {} {name}", kind(object)))?);
             }
         }
     }

@@ -54,7 +54,9 @@ pub fn sha256_file(path: &Path) -> Result<String> {
 
 fn hex(digest: Digest) -> String {
     let bytes = digest.finish();
-    bytes.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    let digit = |n: u8| char::from_digit(n.into(), 16).unwrap_or_default();
+    let bytes = bytes.as_ref().iter();
+    bytes.flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
 }
 
 impl Image {
@@ -157,8 +159,8 @@ impl Image {
                 }
             }
             match source {
-                Source::Directory(mode) => {
-                    let mut header = header(0, *mode, tar::EntryType::Directory);
+                Source::Directory(permissions) => {
+                    let mut header = header(0, *permissions, tar::EntryType::Directory);
                     if made.insert(PathBuf::from(path)) {
                         out.append_data(&mut header, path, std::io::empty())?;
                     }
@@ -171,12 +173,12 @@ impl Image {
                     let opened = File::open(file)
                         .with_context(|| format!("failed to open {}", file.display()))?;
                     let about = opened.metadata()?;
-                    let mode = if about.permissions().mode() & 0o111 == 0 {
+                    let permissions = if about.permissions().mode() & 0o111 == 0 {
                         0o644
                     } else {
                         0o755
                     };
-                    let mut header = header(about.len(), mode, tar::EntryType::Regular);
+                    let mut header = header(about.len(), permissions, tar::EntryType::Regular);
                     out.append_data(&mut header, path, opened)?;
                 }
             }

@@ -12,7 +12,7 @@ use crate::fleet::USUAL;
 use crate::provider::Hurt;
 use crate::{Cluster, Fleet, exec, manifest, paths, progress, wait_for};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Runs all checks on the usual clusters.
 pub fn run() -> Result<()> {

@@ -43,7 +43,7 @@ fn patiently(name: &str, command: &mut Command, log: &Path) -> Result<()> {
         .stdout(out.try_clone()?)
         .stderr(out)
         .spawn()
-        .with_context(|| format!("failed to start {:?}", command.get_program()))?;
+        .with_context(|| format!("failed to start {}", command.get_program().display()))?;
     let started = Instant::now();
     let mut said = 0;
     let status = loop {
@@ -65,7 +65,11 @@ fn patiently(name: &str, command: &mut Command, log: &Path) -> Result<()> {
         let tail = lines
             .get(lines.len().saturating_sub(20)..)
             .unwrap_or_default();
-        bail!("{:?}: {status}: {}", command.get_program(), tail.join("\n"));
+        bail!(
+            "{}: {status}: {}",
+            command.get_program().display(),
+            tail.join("\n")
+        );
     }
     Ok(())
 }

@@ -68,13 +68,11 @@ impl Process {
 
 /// Sends SIGKILL; a process that has gone already is no error.
 pub(super) fn kill(id: i32) {
-    if let Some(pid) = Pid::from_raw(id) {
-        if let Err(error) = rustix::process::kill_process(pid, Signal::KILL) {
-            if error != rustix::io::Errno::SRCH {
+    if let Some(pid) = Pid::from_raw(id)
+        && let Err(error) = rustix::process::kill_process(pid, Signal::KILL)
+            && error != rustix::io::Errno::SRCH {
                 crate::progress::step(format!("failed to end process {id}: {error}"));
             }
-        }
-    }
 }
 
 fn stat(id: i32) -> Option<(char, u64)> {

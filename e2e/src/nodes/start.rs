@@ -17,7 +17,7 @@ use crate::provider::{Handle, Provider as _};
 use crate::{cluster, exec, manifest, paths, progress, wait_for};
 
 /// Starting takes about 20 s for three on two cores; much more is a fault worth a message.
-const DEADLINE: Duration = Duration::from_secs(180);
+const DEADLINE: Duration = Duration::from_mins(3);
 
 /// Brings the cluster to where pods can be made.
 pub(super) async fn up(nodes: &Nodes, cluster: &Handle) -> Result<()> {
@@ -133,7 +133,7 @@ async fn boot(nodes: &Nodes, cluster: &Handle, dir: &Path, cgroup: &Cgroup) -> R
     // into the cgroup first, so that the cgroup namespace has it as its root
     let mut enter = String::new();
     for door in cgroup.doors() {
-        enter.push_str(&format!("echo $$ >{}; ", door.display()));
+        enter.extend(["echo $$ >", &door.display().to_string(), "; "]);
     }
     enter.push_str(
         "exec setsid unshare --cgroup --net --uts --ipc --mount --pid --fork --kill-child=KILL \
