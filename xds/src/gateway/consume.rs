@@ -105,6 +105,8 @@ pub(super) fn routes(regions: &[&Consume]) -> Resource {
     let routes = RouteConfiguration {
         name: INTAKE.to_owned(),
         virtual_hosts,
+        // Only the intake itself may speak in its name.
+        response_headers_to_remove: vec![HEADER_INTAKE.to_owned(), HEADER_TLS.to_owned()],
         ..RouteConfiguration::default()
     };
     resource(INTAKE, &routes, refs)

@@ -213,7 +213,11 @@ pub(super) fn http2() -> Http2ProtocolOptions {
 
 /// The last HTTP filter.
 pub(super) fn router() -> hcm::HttpFilter {
-    http_filter("envoy.filters.http.router", any(Router::default()))
+    let router = Router {
+        suppress_envoy_headers: true,
+        ..Router::default()
+    };
+    http_filter("envoy.filters.http.router", any(router))
 }
 
 pub(super) fn http_filter(name: &str, config: Any) -> hcm::HttpFilter {

@@ -28,7 +28,9 @@ use super::parts::{
 };
 use super::secrets::{DEFAULT, anchor_name};
 use super::tls::exact;
-use super::{Backend, GatewaySpec, HEADER_GATEWAY, HEADER_REFUSED, Serve, tls};
+use super::{
+    Backend, GatewaySpec, HEADER_DETAIL, HEADER_FLAGS, HEADER_GATEWAY, HEADER_REFUSED, Serve, tls,
+};
 use crate::model::{Kind, Resource};
 
 const GATEWAY: &str = "gateway";
@@ -229,6 +231,10 @@ fn routes(caller: &Serve) -> RouteConfiguration {
             ..VirtualHost::default()
         }],
         response_headers_to_add: vec![header(HEADER_GATEWAY, caller.region.clone())],
+        // Only the gateway itself may say why something failed, not what is behind it.
+        response_headers_to_remove: [HEADER_REFUSED, HEADER_DETAIL, HEADER_FLAGS]
+            .map(ToOwned::to_owned)
+            .into(),
         ..RouteConfiguration::default()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::{Bytes, Incoming};
@@ -22,8 +22,7 @@ type Body = BoxBody<Bytes, Infallible>;
 /// A running backend.
 pub struct Echo {
     pub at: SocketAddr,
-    /// Requests that arrived.
-    pub seen: Arc<AtomicU64>,
+    seen: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
@@ -50,6 +49,11 @@ impl Echo {
             }
         });
         Self { at, seen, task }
+    }
+
+    /// How many requests arrived.
+    pub fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
     }
 }
 
@@ -81,7 +85,18 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible
         body.len(),
         parts.version,
     );
-    Ok(Response::new(Full::new(Bytes::from(said)).boxed()))
+    let mut response = Response::new(Full::new(Bytes::from(said)).boxed());
+    if parts.uri.query() == Some("status=503") {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    if parts.uri.query() == Some("forge") {
+        for name in ["gateway", "intake", "refused", "detail", "flags", "tls"] {
+            let name = HeaderName::from_bytes(format!("x-kof-{name}").as_bytes()).unwrap();
+            let forged = HeaderValue::from_static("forged");
+            response.headers_mut().insert(name, forged);
+        }
+    }
+    Ok(response)
 }
 
 fn grpc(body: Bytes, version: Version) -> Response<Body> {
@@ -101,7 +116,11 @@ fn drip(pause: u64) -> Response<Body> {
     tokio::spawn(async move {
         for _ in 0..10 {
             sleep(Duration::from_millis(pause)).await;
-            if sender.send_data(Bytes::from_static(b"drop;")).await.is_err() {
+            if sender
+                .send_data(Bytes::from_static(b"drop;"))
+                .await
+                .is_err()
+            {
                 return;
             }
         }

@@ -10,6 +10,7 @@ use hyper::client::conn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -80,6 +81,21 @@ pub async fn post(at: SocketAddr, host: &str, path: &str, body: &[u8]) -> Answer
     send(at, Version::HTTP_11, request.body(body).unwrap()).await
 }
 
+/// A gRPC call with one message, over HTTP/2 without TLS.
+pub async fn grpc(at: SocketAddr, host: &str, method: &str, message: &[u8]) -> Answer {
+    let mut framed = vec![0];
+    framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    framed.extend(message);
+    let request = Request::builder()
+        .method(Method::POST)
+        .version(Version::HTTP_2)
+        .uri(format!("http://{host}{method}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    let request = request.body(Full::new(Bytes::from(framed))).unwrap();
+    send(at, Version::HTTP_2, request).await
+}
+
 /// A request target as it is, without any library that might mend it. Status and head.
 pub async fn raw(at: SocketAddr, host: &str, target: &str) -> (u16, String) {
     let asked = async {
@@ -93,4 +109,39 @@ pub async fn raw(at: SocketAddr, host: &str, target: &str) -> (u16, String) {
     let answer = timeout(PATIENCE, asked).await.expect("no answer in time");
     let status = answer.split(' ').nth(1).unwrap_or_default().parse();
     (status.unwrap_or(0), answer)
+}
+
+/// An answer whose pieces are read one by one.
+pub struct Stream {
+    body: Incoming,
+    task: JoinHandle<hyper::Result<()>>,
+}
+
+impl Stream {
+    /// The next piece of the body; none at its end or when the connection broke.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        let frame = timeout(PATIENCE, self.body.frame()).await;
+        let frame = frame.expect("no piece in time")?;
+        frame.ok()?.into_data().ok()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub async fn stream(at: SocketAddr, host: &str, path: &str) -> Stream {
+    let io = TokioIo::new(TcpStream::connect(at).await.unwrap());
+    let (mut sender, connection) = conn::http1::handshake(io).await.unwrap();
+    let task = tokio::spawn(connection);
+    let request = Request::builder().uri(path).header("host", host);
+    let request = request.body(Full::<Bytes>::default()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    Stream {
+        body: response.into_body(),
+        task,
+    }
 }

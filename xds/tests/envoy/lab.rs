@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use mesh_ca::{Authority, IntermediateSubject, PrivateKey, Requested, check_csr};
 use mesh_xds::gateway::{
-    Admin, Allow, Backend, BootSpec, Consume, GatewaySpec, LeftOut, Leaf, Secrets, Serve,
+    Admin, Allow, Backend, BootSpec, Consume, GatewaySpec, Leaf, LeftOut, Secrets, Serve,
     arguments, bootstrap, build, gateway_sni, intake_hosts,
 };
 use mesh_xds::server::{NodeStatus, Store, serve_uds};
@@ -278,7 +278,7 @@ impl Proxy {
 }
 
 /// Waits for a condition that has no notification.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) {
+pub async fn eventually(what: &str, check: impl AsyncFn() -> bool) {
     let waited = async {
         while !check().await {
             sleep(Duration::from_millis(20)).await;
@@ -321,7 +321,10 @@ pub fn serve(caller: &str, backend: SocketAddr) -> Serve {
         allow: vec![
             allow("/vm/insert", false),
             allow("/vli/", false),
-            allow("/opentelemetry.proto.collector.trace.v1.TraceService/", true),
+            allow(
+                "/opentelemetry.proto.collector.trace.v1.TraceService/",
+                true,
+            ),
         ],
     }
 }
