@@ -72,6 +72,18 @@ pub(crate) struct ControllerArgs {
     /// Image of the Envoy beside them.
     #[arg(long, env = "MESH_ENVOY_IMAGE")]
     pub(crate) envoy_image: String,
+    /// Secrets in namespace istio-system of members to pull images with, separated by commas.
+    #[arg(long, env = "MESH_PULL_SECRETS", value_delimiter = ',', value_name = "NAMES")]
+    pub(crate) pull_secrets: Vec<String>,
+    /// What agents log, as --log-level.
+    #[arg(long, env = "MESH_AGENT_LOG", default_value = "info")]
+    pub(crate) agent_log: String,
+    /// Whether the management cluster is a member itself, so that its queries reach the regions.
+    #[arg(long, env = "MESH_MANAGEMENT_MEMBER", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) management_member: bool,
+    /// The mesh of the management cluster.
+    #[arg(long, env = "MESH_MANAGEMENT_MESH", default_value = "default")]
+    pub(crate) management_mesh: String,
     /// Kubeconfig of the management cluster; default: the service account of the pod.
     #[arg(long, env = "MESH_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -139,6 +151,9 @@ pub(crate) struct CrdsArgs {
     /// How they are written.
     #[arg(long, value_enum, default_value_t = CrdFormat::Yaml)]
     pub(crate) format: CrdFormat,
+    /// The one that the controller delivers to members, in place of those that the chart installs.
+    #[arg(long)]
+    pub(crate) member: bool,
     /// Write one file per definition into this folder instead of printing them.
     #[arg(long, short, value_name = "FOLDER")]
     pub(crate) output: Option<PathBuf>,

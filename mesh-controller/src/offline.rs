@@ -11,7 +11,11 @@ use crate::args::{CrdFormat, CrdsArgs};
 
 /// Prints the custom resource definitions, or writes one file each.
 pub(crate) fn crds(args: &CrdsArgs) -> anyhow::Result<()> {
-    let crds = mesh_api::crds();
+    let crds = if args.member {
+        vec![mesh_api::crd::<mesh_api::agent::MeshAgent>()]
+    } else {
+        mesh_api::crds()
+    };
     let Some(folder) = &args.output else {
         let text = match args.format {
             CrdFormat::Yaml => serde_saphyr::to_string_multiple(&crds)?,

@@ -1,13 +1,19 @@
 //! Wiring.
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use mesh_agent::AgentSettings;
-use mesh_cluster::tasks::Tasks;
+use mesh_cluster::{
+    client,
+    controller::{ControllerSettings, Readiness},
+    metrics::Metrics,
+    tasks::Tasks,
+};
 use parking_lot::Mutex;
 use prometheus_client::{metrics::info::Info, registry::Registry};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,6 +26,11 @@ use crate::{
 
 /// Silence of the process's own pulse after which it counts as dead.
 const PULSE_LOST: Duration = Duration::from_secs(20);
+
+/// Where the agent's Envoy finds it, in the pods that the controller delivers.
+const XDS_SOCKET: &str = "/run/mesh/xds.sock";
+/// Port of Envoy's administration there, on loopback.
+const ENVOY_ADMIN: u16 = 15000;
 
 /// Does what was asked for.
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
@@ -46,8 +57,41 @@ fn registry() -> Registry {
     registry
 }
 
-async fn controller(_args: ControllerArgs) -> anyhow::Result<()> {
-    anyhow::bail!("not wired yet")
+async fn controller(args: ControllerArgs) -> anyhow::Result<()> {
+    let mut stop = stop()?;
+    let port = admin::bind(args.admin.admin_address).await?;
+    let client = match &args.kubeconfig {
+        Some(file) => client::from_file(file).await?,
+        None => client::in_cluster()?,
+    };
+    let mut registry = registry();
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::default();
+    let mut tasks = Tasks::new();
+    let alive = pulse(&mut tasks);
+    let seen = readiness.clone();
+    let ready: Check = Box::new(move || seen.check());
+    tasks.spawn("admin", port.serve(Arc::new(Admin { alive, ready, registry })));
+    let settings = ControllerSettings {
+        namespace: args.namespace,
+        pod: args.pod_name,
+        image: args.agent_image,
+        envoy_image: args.envoy_image,
+        // Envoy is told its node's name on its command line.
+        envoy_bootstrap: mesh_agent::bootstrap(Path::new(XDS_SOCKET), "", ENVOY_ADMIN),
+        pull_secrets: args.pull_secrets.into_iter().filter(|name| !name.is_empty()).collect(),
+        log: args.agent_log,
+        management_member: args.management_member,
+        management_mesh: args.management_mesh,
+    };
+    let shutdown = async move {
+        stop.recv().await;
+    };
+    let controller = mesh_cluster::controller::run(client, settings, metrics, readiness, shutdown);
+    tokio::select! {
+        ended = tasks.ended() => Err(ended.into()),
+        result = controller => Ok(result?),
+    }
 }
 
 async fn agent(args: AgentArgs) -> anyhow::Result<()> {
