@@ -1,23 +1,24 @@
 //! Tests of following: against a scripted server (a stand-in that says what real ones say only on bad days), and against dnsmasq.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    net::{IpAddr, SocketAddr, UdpSocket as StdSocket},
-    path::PathBuf,
-    process::{Child, Command},
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use hickory_resolver::proto::{
-    op::{Message, OpCode, ResponseCode},
-    rr::{Name, RData, Record, RecordType, rdata::CNAME},
+    op::ResponseCode,
+    rr::{Name, RData, RecordType, rdata::CNAME},
 };
-use tokio::{net::UdpSocket, sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet};
 
+use self::scripted::{Reply, Scripted};
 use super::{Follower, Gateways};
 use crate::{Miss, NameServer, Pace, State, Target};
+
+mod real;
+mod scripted;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -96,115 +97,6 @@ impl World {
     fn at(&self, name: &str) -> BTreeSet<IpAddr> {
         self.gateways.borrow()[&target(name)].addresses.clone()
     }
-}
-
-/// What the scripted server says to one question.
-#[derive(Clone)]
-enum Reply {
-    Records(Vec<RData>),
-    Code(ResponseCode),
-    Silence,
-}
-
-type Script = BTreeMap<(String, RecordType), Reply>;
-
-/// A name server that says what it is told, over UDP.
-struct Scripted {
-    address: SocketAddr,
-    script: watch::Sender<Script>,
-    /// How many questions there were for each name.
-    asked: watch::Receiver<BTreeMap<String, u64>>,
-    _task: JoinSet<()>,
-}
-
-impl Scripted {
-    async fn new() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = socket.local_addr().unwrap();
-        let (script, lines) = watch::channel(Script::new());
-        let (count, asked) = watch::channel(BTreeMap::new());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut buffer = [0_u8; 1500];
-            loop {
-                let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
-                let question = Message::from_vec(&buffer[..length]).unwrap();
-                let name = question.queries[0].name.to_lowercase().to_string();
-                count.send_modify(|count| *count.entry(name).or_default() += 1);
-                let reply = answer(&question, &lines.borrow());
-                if let Some(reply) = reply {
-                    socket
-                        .send_to(&reply.to_vec().unwrap(), from)
-                        .await
-                        .unwrap();
-                }
-            }
-        });
-        Self {
-            address,
-            script,
-            asked,
-            _task: tasks,
-        }
-    }
-
-    fn say(&self, name: &str, kind: RecordType, reply: Reply) {
-        self.script
-            .send_modify(|script| drop(script.insert((format!("{name}."), kind), reply)));
-    }
-
-    fn asked(&self, name: &str) -> u64 {
-        self.asked
-            .borrow()
-            .get(&format!("{name}."))
-            .copied()
-            .unwrap_or(0)
-    }
-
-    /// Waits until so many questions more were asked for a name.
-    async fn asked_again(&self, name: &str, more: u64) {
-        let (name, goal) = (format!("{name}."), self.asked(name) + more);
-        let mut asked = self.asked.clone();
-        let reached = asked.wait_for(|asked| asked.get(&name).is_some_and(|asked| *asked >= goal));
-        tokio::time::timeout(DEADLINE, reached)
-            .await
-            .unwrap()
-            .unwrap();
-    }
-
-    fn at(&self, name: &str, addresses: &[&str]) {
-        let records = addresses
-            .iter()
-            .map(|address| RData::from(address.parse::<IpAddr>().unwrap()))
-            .collect();
-        self.say(name, RecordType::A, Reply::Records(records));
-    }
-}
-
-fn answer(question: &Message, script: &Script) -> Option<Message> {
-    let query = question.queries[0].clone();
-    let mut reply = Message::response(question.metadata.id, OpCode::Query);
-    reply.metadata.recursion_available = true;
-    let line = script.get(&(query.name.to_lowercase().to_string(), query.query_type));
-    match line.cloned().unwrap_or(Reply::Records(Vec::new())) {
-        Reply::Silence => return None,
-        Reply::Code(code) => reply.metadata.response_code = code,
-        Reply::Records(records) => {
-            // A CNAME leads to the records behind it.
-            let mut owner = query.name.clone();
-            for data in records {
-                let next = if let RData::CNAME(CNAME(next)) = &data {
-                    next.clone()
-                } else {
-                    owner.clone()
-                };
-                reply.add_answer(Record::from_rdata(owner, 60, data));
-                owner = next;
-            }
-        }
-    }
-    reply.add_query(query);
-    Some(reply)
 }
 
 #[tokio::test]
@@ -446,141 +338,4 @@ async fn unchanged_targets_are_not_published_again() {
         server.asked_again("gw.example.org", 2).await;
     }
     assert!(!world.gateways.has_changed().unwrap());
-}
-
-/// dnsmasq on a port of loopback; killed by its handle when the test is over.
-struct Dnsmasq {
-    child: Child,
-    folder: PathBuf,
-    address: SocketAddr,
-}
-
-impl Dnsmasq {
-    fn new() -> Self {
-        let address = StdSocket::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        let folder = std::env::temp_dir().join(format!("mesh-dns-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("hosts"), "").unwrap();
-        Self {
-            child: Self::start(address, &folder),
-            folder,
-            address,
-        }
-    }
-
-    fn start(address: SocketAddr, folder: &std::path::Path) -> Child {
-        Command::new("dnsmasq")
-            .args([
-                "--keep-in-foreground",
-                "--conf-file=/dev/null",
-                "--no-resolv",
-                "--no-hosts",
-                "--bind-interfaces",
-                "--user=",
-            ])
-            .args([
-                "--listen-address=127.0.0.1",
-                "--pid-file",
-                "--log-facility=-",
-                "--local=/example.org/",
-                "--local-ttl=1",
-            ])
-            .arg(format!("--port={}", address.port()))
-            .arg(format!("--addn-hosts={}", folder.join("hosts").display()))
-            .spawn()
-            .expect("this test needs dnsmasq (Debian: dnsmasq-base)")
-    }
-
-    fn hosts(&self, lines: &str) {
-        fs::write(self.folder.join("hosts"), lines).unwrap();
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-HUP", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
-    }
-
-    fn stop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Dnsmasq {
-    fn drop(&mut self) {
-        self.stop();
-        fs::remove_dir_all(&self.folder).unwrap();
-    }
-}
-
-#[tokio::test]
-#[ignore = "needs dnsmasq on the machine (Debian: dnsmasq-base)"]
-async fn a_real_server_is_followed_through_change_outage_and_denial() {
-    let mut server = Dnsmasq::new();
-    let mut world = World::new(server.address, &["gw.example.org", "none.example.org"]);
-    // Not up yet, then up and empty.
-    world
-        .until_state("gw.example.org", |state| {
-            state == State::Unresolved(Miss::NxDomain)
-        })
-        .await;
-    server.hosts("192.0.2.1 gw.example.org\n");
-    world.until_at("gw.example.org", &["192.0.2.1"]).await;
-    server.hosts("192.0.2.2 gw.example.org\n2001:db8::2 gw.example.org\n");
-    world
-        .until_at("gw.example.org", &["192.0.2.2", "2001:db8::2"])
-        .await;
-    server.stop();
-    world
-        .until_state("gw.example.org", |state| {
-            matches!(
-                state,
-                State::Stale {
-                    miss: Miss::Timeout,
-                    ..
-                }
-            )
-        })
-        .await;
-    assert_eq!(
-        world.at("gw.example.org"),
-        addresses(&["192.0.2.2", "2001:db8::2"])
-    );
-    server.child = Dnsmasq::start(server.address, &server.folder);
-    world
-        .until_at("gw.example.org", &["192.0.2.2", "2001:db8::2"])
-        .await;
-    server.hosts("");
-    world
-        .until_state("gw.example.org", |state| {
-            matches!(
-                state,
-                State::Stale {
-                    miss: Miss::NxDomain,
-                    ..
-                }
-            )
-        })
-        .await;
-    assert_eq!(
-        world.at("gw.example.org"),
-        addresses(&["192.0.2.2", "2001:db8::2"])
-    );
-    server.hosts("192.0.2.3 gw.example.org\n");
-    world
-        .until_state("gw.example.org", |state| state == State::Fresh)
-        .await;
-    // The IPv6 address goes once the server has said three times that there is none beside a good IPv4 answer.
-    world.until_at("gw.example.org", &["192.0.2.3"]).await;
-    world
-        .until_state("none.example.org", |state| {
-            state == State::Unresolved(Miss::NxDomain)
-        })
-        .await;
 }
