@@ -14,8 +14,20 @@ pub const INTERVAL_SECS: u32 = 3;
 /// Seconds after which a probe is given up.
 pub const DEADLINE_SECS: u32 = 5;
 
-/// Name of the header by which a region's gateway says that it refused a request, and why.
+// Headers by which the two Envoys say who answered, and why. `mesh-xds` writes them.
+
+/// On every answer of a region's gateway: the region.
+pub const GATEWAY_HEADER: &str = "x-kof-gateway";
+/// On answers that the own Envoy gave itself: the own cluster.
+pub const INTAKE_HEADER: &str = "x-kof-intake";
+/// What was refused: `path` or `host`.
 pub const REFUSED_HEADER: &str = "x-kof-refused";
+/// On answers that an Envoy gave itself: why, in its words.
+pub const DETAIL_HEADER: &str = "x-kof-detail";
+/// On answers that an Envoy gave itself: its response flags.
+pub const FLAGS_HEADER: &str = "x-kof-flags";
+/// On answers that the own Envoy gave itself: what the transport said.
+pub const TLS_HEADER: &str = "x-kof-tls";
 
 /// What stands in the way of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,15 +118,42 @@ pub struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     fn header(&self, name: &str) -> Option<&'a str> {
-        self.headers
+        let found = self
+            .headers
             .iter()
             .find(|(n, _)| *n == name)
-            .map(|(_, value)| *value)
+            .map(|(_, value)| *value);
+        found.filter(|value| !value.is_empty() && *value != "-")
     }
 
-    /// Whether it came from beyond the own Envoy: only then its router knows how long that took.
+    /// Whether it came from beyond the own Envoy, which marks what it says itself.
     fn came_through(&self) -> bool {
-        self.header("x-envoy-upstream-service-time").is_some()
+        self.header(INTAKE_HEADER).is_none()
+            && (self.header(GATEWAY_HEADER).is_some()
+                || self.header("x-envoy-upstream-service-time").is_some())
+    }
+
+    /// Why an Envoy answered itself, in its words.
+    fn cause(&self) -> String {
+        let said = self
+            .header(TLS_HEADER)
+            .or_else(|| self.header(DETAIL_HEADER))
+            .unwrap_or(self.body);
+        let said = said
+            .strip_prefix("upstream_reset_before_response_started")
+            .unwrap_or(said);
+        said.chars()
+            .map(|c| {
+                if c.is_control() || matches!(c, '_' | '{' | '}') {
+                    ' '
+                } else {
+                    c
+                }
+            })
+            .take(300)
+            .collect::<String>()
+            .trim()
+            .to_owned()
     }
 }
 
@@ -124,12 +163,6 @@ impl<'a> Answer<'a> {
 ///
 /// What stands in the way.
 pub fn classify(seen: &Seen<'_>) -> Result<(), Failure> {
-    let failure = |class, message: &str| {
-        Err(Failure {
-            class,
-            message: message.to_owned(),
-        })
-    };
     match seen {
         Seen::NoIntake => failure(
             Class::Intake,
@@ -141,81 +174,102 @@ pub fn classify(seen: &Seen<'_>) -> Result<(), Failure> {
     }
 }
 
-/// Said by the region's gateway or its backend.
-fn beyond(answer: &Answer<'_>) -> Result<(), Failure> {
-    if let Some(what) = answer.header(REFUSED_HEADER) {
-        return match what {
-            "upstream" => Err(Failure { class: Class::Upstream, message: upstream(answer) }),
-            "identity" => Err(Failure {
-                class: Class::Identity,
-                message: "the region's gateway does not let this member's identity in".to_owned(),
-            }),
-            _ => Err(Failure {
-                class: Class::Path,
-                message: "the region's gateway does not let this member ask the probe's path; see the contract of the mesh".to_owned(),
-            }),
-        };
-    }
-    match answer.status {
-        502..=504 => Err(Failure {
-            class: Class::Upstream,
-            message: upstream(answer),
-        }),
-        _ => Ok(()),
-    }
+fn failure(class: Class, message: impl Into<String>) -> Result<(), Failure> {
+    Err(Failure {
+        class,
+        message: message.into(),
+    })
 }
 
-fn upstream(answer: &Answer<'_>) -> String {
-    let said = words(answer.body);
-    if said.is_empty() {
-        format!(
-            "the region's gateway answered {} in its backend's stead",
-            answer.status
-        )
-    } else {
-        format!(
-            "the region's gateway answered {} in its backend's stead: {said}",
-            answer.status
-        )
+/// Said by the region's gateway or its backend.
+fn beyond(answer: &Answer<'_>) -> Result<(), Failure> {
+    let status = answer.status;
+    if answer.header(REFUSED_HEADER).is_some() {
+        return failure(
+            Class::Path,
+            "the region's gateway does not let this member ask the probe's path; see the contract of the mesh",
+        );
+    }
+    match (answer.header(DETAIL_HEADER).is_some(), status) {
+        (true, 404) => failure(
+            Class::Path,
+            "the region's gateway leads the probe's path nowhere",
+        ),
+        (true, _) => failure(
+            Class::Upstream,
+            format!(
+                "the region's gateway does not reach its backend ({status}): {}",
+                answer.cause()
+            ),
+        ),
+        (false, 500..) => failure(
+            Class::Upstream,
+            format!("the backend behind the region's gateway answered {status}"),
+        ),
+        (false, _) => Ok(()),
     }
 }
 
 /// Said by the Envoy beside the agent: the request did not get out, or nothing came back.
 fn own_envoy(answer: &Answer<'_>) -> Result<(), Failure> {
-    let said = words(answer.body);
-    let failure = |class, message: String| Err(Failure { class, message });
-    match answer.status {
-        404 => failure(Class::Intake, "the Envoy beside the agent has no route to the region yet".to_owned()),
-        503 | 504 if is_tls(&said) => {
-            failure(Class::Tls, format!("the certificate of the region's gateway is not trusted here: {said}"))
-        }
-        503 if said.contains("no healthy upstream") => {
-            failure(Class::Name, "the region's gateway has no address that could be used".to_owned())
-        }
-        503 if said.contains("connection termination") => failure(
-            Class::Identity,
-            "the region's gateway closed the connection after the handshake: it does not trust this member's certificate".to_owned(),
-        ),
-        503 if said.contains("connection failure") || said.contains("connection timeout") => {
-            failure(Class::Connect, format!("the region's gateway takes no connection: {said}"))
-        }
-        504 => failure(Class::Deadline, "no answer from the region's gateway in time".to_owned()),
-        status => failure(Class::Intake, format!("the Envoy beside the agent answered {status}: {said}")),
+    let cause = answer.cause();
+    let flags = answer.header(FLAGS_HEADER).unwrap_or_default();
+    let tls = answer
+        .header(TLS_HEADER)
+        .filter(|text| text.contains("TLS_error"));
+    if answer.status == 404 || answer.header(REFUSED_HEADER) == Some("host") {
+        return failure(
+            Class::Intake,
+            "the Envoy beside the agent has no route to the region yet",
+        );
     }
-}
-
-fn is_tls(said: &str) -> bool {
-    said.contains("TLS_error") || said.contains("CERTIFICATE_VERIFY_FAILED")
-}
-
-/// Envoy's words on one line, at most 300 characters, without anything that cannot be printed.
-fn words(body: &str) -> String {
-    body.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(300)
-        .collect::<String>()
-        .trim()
-        .to_owned()
+    if let Some(tls) = tls {
+        // Whoever closes in the middle of the handshake, or sends an alert, is the gateway: it has no door for
+        // this member's name, or does not take its certificate. All else is our own judgement of the gateway.
+        let theirs = [
+            "reset_by_peer",
+            "system_library",
+            "ALERT",
+            "alert",
+            "EOF",
+            "eof",
+        ]
+        .iter()
+        .any(|s| tls.contains(s));
+        return if theirs && !tls.contains("CERTIFICATE_VERIFY_FAILED") {
+            failure(
+                Class::Identity,
+                "the region's gateway ended the handshake: it does not know this member, or not yet",
+            )
+        } else {
+            failure(
+                Class::Tls,
+                format!("the certificate of the region's gateway is not trusted here: {cause}"),
+            )
+        };
+    }
+    match (answer.status, flags) {
+        (_, "UC") => failure(
+            Class::Identity,
+            "the region's gateway closed the connection after the handshake: it does not trust this member's certificate",
+        ),
+        (_, "UH") => failure(
+            Class::Name,
+            "the region's gateway has no address that could be used",
+        ),
+        (_, "UF" | "UO") => failure(
+            Class::Connect,
+            format!("the region's gateway takes no connection: {cause}"),
+        ),
+        (504, _) => failure(
+            Class::Deadline,
+            "no answer from the region's gateway in time",
+        ),
+        (status, _) => failure(
+            Class::Intake,
+            format!("the Envoy beside the agent answered {status}: {cause}"),
+        ),
+    }
 }
 
 /// One path as its probes have shown it: steady against a single bad answer, quick to believe a good one.

@@ -49,7 +49,7 @@ async fn asks_as_users_do_and_reads_the_answer() {
     let answers = vec![
         "HTTP/1.1 401 Unauthorized\r\nx-envoy-upstream-service-time: 2\r\ncontent-length: 0\r\n\r\n",
         "HTTP/1.1 403 Forbidden\r\nx-envoy-upstream-service-time: 2\r\nx-kof-refused: path\r\ncontent-length: 0\r\n\r\n",
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 19\r\n\r\nno healthy upstream",
+        "HTTP/1.1 503 Service Unavailable\r\nx-kof-intake: child1\r\nx-kof-flags: UH\r\ncontent-length: 19\r\n\r\nno healthy upstream",
         "",
     ];
     let (address, mut asks, _server) = server(answers).await;
