@@ -126,6 +126,19 @@ impl CallError {
         Obstacle::new(trouble.reason(), message)
     }
 
+    /// The same, when what was asked does not matter: the same text for every question that the server does not answer.
+    #[must_use]
+    pub fn obstacle_of(&self, server: &str) -> Obstacle {
+        let trouble = self.trouble();
+        match self {
+            _ if !trouble.is_loss() => self.obstacle(),
+            Self::Api { source, .. } => Obstacle::new(trouble.reason(), format!("{server}: {}", words(source, trouble))),
+            Self::Timeout { .. } | Self::NotLeading { .. } => {
+                Obstacle::new(trouble.reason(), format!("{server}: no answer in time"))
+            }
+        }
+    }
+
     /// Whether there is no such object (or kind).
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -238,7 +251,7 @@ fn of_io(error: &io::Error) -> Option<Trouble> {
 
 /// The last word of the chain; where it would change with the time of day, a word of ours.
 fn words(error: &kube::Error, trouble: Trouble) -> String {
-    if let kube::Error::Api(status) = error {
+    if let (kube::Error::Api(status), false) = (error, trouble == Trouble::Unauthorized) {
         return status.message.clone();
     }
     match trouble {
@@ -246,6 +259,7 @@ fn words(error: &kube::Error, trouble: Trouble) -> String {
         Trouble::Timeout => "no answer in time".to_owned(),
         Trouble::NameNotFound => "the name of the server has no address".to_owned(),
         Trouble::Unreachable => "the connection does not get through".to_owned(),
+        Trouble::Unauthorized => "it does not know us: the token or certificate in the kubeconfig is not valid".to_owned(),
         Trouble::Certificate => certificate_words(error),
         _ => last_word(error),
     }

@@ -71,6 +71,12 @@ struct Way {
     access: Option<ClusterAccess>,
 }
 
+impl Way {
+    fn server(&self) -> String {
+        self.access.as_ref().map_or_else(|| "the API server".to_owned(), |access| access.server.clone())
+    }
+}
+
 /// Why a session ended.
 enum End {
     /// The API server is lost.
@@ -170,7 +176,7 @@ impl Member {
     async fn visit(&mut self, way: Way, door: &Door) -> End {
         let uid = match identity(&way.client).await {
             Ok(uid) => uid,
-            Err(error) => return End::Lost(error.obstacle()),
+            Err(error) => return End::Lost(error.obstacle_of(&way.server())),
         };
         let expected = self.wish.borrow().expected.clone();
         if let Some(expected) = expected.filter(|expected| *expected != uid) {
@@ -190,19 +196,20 @@ impl Member {
             biased;
             () = self.deliver(&way.client, &bells) => End::Moved,
             () = self.elsewhere(&way, door, &mut wish) => End::Moved,
-            why = self.watch(&way.client, &bells) => why,
+            why = self.watch(&way, &bells) => why,
         }
     }
 
     /// Watches what there is to see in the member, and whether it is still there.
-    async fn watch(&self, client: &Client, bells: &Bells) -> End {
+    async fn watch(&self, way: &Way, bells: &Bells) -> End {
+        let client = &way.client;
         if self.wish.borrow().asked.is_some() {
             // Nothing of ours is there to be seen before.
             let first = tokio::time::timeout(FIRST, bells.first.notified()).await;
             tracing::trace!(member = %self.key, seen = first.is_ok(), "Begins to watch");
         }
         tokio::select! {
-            why = pulse(client) => End::Lost(why),
+            error = pulse(client) => End::Lost(error.obstacle_of(&way.server())),
             () = self.watch_agent(client, bells) => End::Moved,
             () = self.watch_gateway(client, bells) => End::Moved,
             () = self.answer_requests(client) => End::Moved,
@@ -266,7 +273,7 @@ async fn identity(client: &Client) -> Result<String, CallError> {
 }
 
 /// Returns when the API server does not answer any more: twice in a row, so that one lost packet is no loss.
-async fn pulse(client: &Client) -> Obstacle {
+async fn pulse(client: &Client) -> CallError {
     let mut missed = false;
     loop {
         if !missed {
@@ -283,7 +290,7 @@ async fn pulse(client: &Client) -> Obstacle {
             Err(_elapsed) => CallError::Timeout { verb: "get", object: object() },
         };
         if missed {
-            return error.obstacle();
+            return error;
         }
         missed = true;
         tokio::time::sleep(Duration::from_millis(300)).await;
