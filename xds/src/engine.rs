@@ -19,8 +19,11 @@
 //!
 //! A NACK is a request with an error. Envoy applies the good part of a refused response but does
 //! not remember its versions; so those that the error names are marked refused and not sent again
-//! until they change, and the others are sent again by themselves, once. While anything is
-//! refused nothing is withdrawn (listeners excepted: closing a door never waits for that).
+//! until they change, and the others are sent again by themselves, once. Endpoints, secrets and
+//! routes go out one to a response, because Envoy's words about a refused secret name none. When
+//! a refused one is healed, the others that are refused are tried once more: Envoy keeps a bad
+//! secret in mind and refuses good ones that are used together with it. While anything is refused
+//! nothing is withdrawn (listeners excepted: closing a door never waits for that).
 //!
 //! Without a snapshot nothing is answered at all: an agent that just started must not tell a
 //! running Envoy that its configuration is gone.
@@ -201,14 +204,16 @@ impl Engine {
         let Some(topic) = self.topics.get(&kind) else {
             return Vec::new();
         };
-        target
+        let mut wanted: Vec<_> = target
             .iter(kind)
             .filter(|resource| topic.wants(&resource.name))
             .filter(|resource| {
                 topic.lacks(resource) || (kind == Kind::Eds && self.owed.contains(&resource.name))
             })
             .cloned()
-            .collect()
+            .collect();
+        wanted.sort_by_key(|resource| !topic.is_ailing(&resource.name));
+        wanted
     }
 
     /// Listeners and routes, unless they need a cluster that the client is still warming for the
@@ -328,6 +333,7 @@ impl Engine {
         }
     }
 
+    /// Clusters and listeners go out together, anything else one by one.
     fn send(
         &mut self,
         kind: Kind,
@@ -348,7 +354,16 @@ impl Engine {
             }
             Kind::Sds | Kind::Lds | Kind::Rds => {}
         }
-        out.push(self.respond(kind, target, resources, removed));
+        if kind.has_wildcard() {
+            out.push(self.respond(kind, target, resources, removed));
+            return;
+        }
+        for resource in resources {
+            out.push(self.respond(kind, target, vec![resource], Vec::new()));
+        }
+        if !removed.is_empty() {
+            out.push(self.respond(kind, target, Vec::new(), removed));
+        }
     }
 
     fn owe_endpoints(&mut self, clusters: &[Resource]) {

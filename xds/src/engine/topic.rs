@@ -42,6 +42,9 @@ pub(super) struct Topic {
     items: BTreeMap<Arc<str>, Item>,
     /// Names of which some version was ACKed in this stream.
     known: BTreeSet<Arc<str>>,
+    /// Names whose last answer was a refusal. They go out before others when they change: Envoy
+    /// keeps a refused secret in mind and refuses good ones that are used together with it.
+    ailing: BTreeSet<Arc<str>>,
     /// Names the client was told do not exist.
     told_absent: BTreeSet<Arc<str>>,
     open: BTreeMap<String, Push>,
@@ -57,6 +60,9 @@ impl Topic {
             for (name, version) in &push.resources {
                 if self.judge(name, version, Verdict::Acked) {
                     self.known.insert(Arc::clone(name));
+                    if self.ailing.remove(name) {
+                        self.retry_refused();
+                    }
                 }
             }
             self.forget_nack();
@@ -70,7 +76,9 @@ impl Topic {
         }
         for (name, version) in &push.resources {
             if names.contains(name) {
-                self.judge(name, version, Verdict::Refused);
+                if self.judge(name, version, Verdict::Refused) {
+                    self.ailing.insert(Arc::clone(name));
+                }
             } else if self.items.get(name).is_some_and(|i| i.version == *version) {
                 // Envoy may run it, but does not remember its version: send it again, alone.
                 self.items.remove(name);
@@ -82,6 +90,18 @@ impl Topic {
             names,
             message: message.to_owned(),
         });
+    }
+
+    /// One that was refused is healed, and others may have been refused because of it: they are
+    /// sent once more. Ends, because each round heals one.
+    fn retry_refused(&mut self) {
+        self.items
+            .retain(|_, item| item.verdict != Verdict::Refused);
+    }
+
+    /// Whether the last answer about this name was a refusal.
+    pub(super) fn is_ailing(&self, name: &str) -> bool {
+        self.ailing.contains(name)
     }
 
     fn judge(&mut self, name: &Arc<str>, version: &Arc<str>, verdict: Verdict) -> bool {
@@ -146,6 +166,7 @@ impl Topic {
         } else if self.names.remove(name) {
             self.items.remove(name);
             self.known.remove(name);
+            self.ailing.remove(name);
             self.told_absent.remove(name);
             if self.wildcard {
                 // The client must be told what it still has under the wildcard: with a version
@@ -230,6 +251,7 @@ impl Topic {
         for name in &response.removed {
             self.items.remove(name);
             self.known.remove(name);
+            self.ailing.remove(name);
             if self.names.contains(name) {
                 self.told_absent.insert(Arc::clone(name));
             }

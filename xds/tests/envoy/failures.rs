@@ -1,7 +1,7 @@
 //! Every way in which a request through the intake can fail, as seen at the intake. The table in
 //! `mesh_xds::gateway::failures` is what these tests hold.
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::backend::Echo;
 use crate::client::{Answer, grpc, raw};
@@ -184,6 +184,10 @@ async fn what_fails_on_the_way_to_the_gateway() {
     Row::intake(503, "UF", CONNECT)
         .tls("WRONG_VERSION_NUMBER")
         .holds(&ask(&pair).await);
+    // Something listens that never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pair.child.spec.consume[0].endpoints = vec![silent.local_addr().unwrap()];
+    Row::intake(503, "UF", TIMEOUT).holds(&ask(&pair).await);
     // A full queue drops what arrives, as a dead address does.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(loopback(0)).unwrap();
@@ -227,6 +231,9 @@ async fn what_fails_between_identities() {
     pair.child.secrets.default = Some(pair.child_ca.leaf_for(&identity("c9")));
     refused.holds(&ask(&pair).await);
     pair.child.secrets.default = Some(pair.root.member("c1", 7).leaf());
+    refused.holds(&ask(&pair).await);
+    // Or its life is over (Envoy takes it without a word).
+    pair.child.secrets.default = Some(pair.child_ca.expired_leaf());
     refused.holds(&ask(&pair).await);
     pair.child.secrets = good.1;
     let answer = ask(&pair).await;

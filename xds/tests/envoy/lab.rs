@@ -127,13 +127,24 @@ impl Ca {
         Leaf::new(chain, key)
     }
 
+    /// A leaf whose life is over.
+    pub fn expired_leaf(&self) -> Leaf {
+        let then = Timestamp::now() - SignedDuration::from_mins(50);
+        let (chain, key) = self.signed_at(&identity(&self.cluster), then, 10);
+        Leaf::new(chain, key)
+    }
+
     pub fn pem_for(&self, identity: &str) -> (String, String) {
+        self.signed_at(identity, Timestamp::now(), 60)
+    }
+
+    fn signed_at(&self, identity: &str, now: Timestamp, minutes: i64) -> (String, String) {
         let key = PrivateKey::generate().unwrap();
         let identity = identity.parse().unwrap();
-        let life = SignedDuration::from_hours(1);
+        let life = SignedDuration::from_mins(minutes);
         let issued = self
             .authority
-            .sign_leaf(&identity, key.public(), life, Timestamp::now())
+            .sign_leaf(&identity, key.public(), life, now)
             .unwrap();
         (issued.chain_pem, key.pem().to_string())
     }
@@ -146,28 +157,37 @@ pub struct Proxy {
     pub store: Arc<Store>,
     pub admin: SocketAddr,
     pub folder: Folder,
+    pub ready: Option<SocketAddr>,
+    pub admin_at: Option<Admin>,
     node: String,
     envoy: Option<Child>,
     server: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
 impl Proxy {
-    /// Starts server and Envoy; nothing is configured yet.
-    pub async fn start(spec: GatewaySpec, secrets: Secrets) -> Self {
+    /// Starts server and Envoy; nothing is configured yet. Needs a running tokio.
+    pub fn start(spec: GatewaySpec, secrets: Secrets) -> Self {
+        let mut proxy = Self::prepare(spec, secrets);
+        proxy.start_server();
+        proxy.start_envoy();
+        proxy
+    }
+
+    /// Nothing is started yet.
+    pub fn prepare(spec: GatewaySpec, secrets: Secrets) -> Self {
         let node = format!("node-{}", spec.cluster);
-        let mut proxy = Self {
+        Self {
             store: Arc::new(Store::new([node.clone()])),
             admin: loopback(free_port()),
             folder: Folder::new(),
             node,
             spec,
             secrets,
+            ready: None,
+            admin_at: None,
             envoy: None,
             server: None,
-        };
-        proxy.start_server();
-        proxy.start_envoy();
-        proxy
+        }
     }
 
     pub fn start_server(&mut self) {
@@ -201,12 +221,15 @@ impl Proxy {
             node_id: self.node.clone(),
             cluster: self.spec.cluster.clone(),
             socket: self.folder.path("xds.sock"),
-            admin: Admin::Loopback(self.admin.port()),
-            ready: None,
+            admin: self
+                .admin_at
+                .clone()
+                .unwrap_or(Admin::Loopback(self.admin.port())),
+            ready: self.ready,
         }
     }
 
-    fn start_envoy(&mut self) {
+    pub fn start_envoy(&mut self) {
         let file = self.folder.path("bootstrap.json");
         std::fs::write(&file, bootstrap(&self.boot()).to_string()).unwrap();
         let log = std::fs::File::create(self.folder.path("envoy.log")).unwrap();
@@ -361,21 +384,21 @@ pub fn secrets(own: &Ca, peers: &[&Ca]) -> Secrets {
 impl Pair {
     /// Both sides up and connected, in front of `backend`.
     pub async fn up(backend: SocketAddr) -> Self {
-        let pair = Self::unset(backend).await;
+        let pair = Self::unset(backend);
         tokio::join!(pair.region.apply(), pair.child.apply());
         pair
     }
 
     /// Both sides up, nothing configured.
-    pub async fn unset(backend: SocketAddr) -> Self {
+    pub fn unset(backend: SocketAddr) -> Self {
         let root = Root::new();
         let (child_ca, region_ca) = (root.member("c1", 1), root.member("r1", 1));
         let mut region = spec("r1");
         region.serve = vec![serve("c1", backend)];
         let mut child = spec("c1");
         child.consume = vec![consume("c1", region.gateway)];
-        let child = Proxy::start(child, secrets(&child_ca, &[&region_ca])).await;
-        let region = Proxy::start(region, secrets(&region_ca, &[&child_ca])).await;
+        let child = Proxy::start(child, secrets(&child_ca, &[&region_ca]));
+        let region = Proxy::start(region, secrets(&region_ca, &[&child_ca]));
         Self {
             root,
             child_ca,

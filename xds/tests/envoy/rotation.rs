@@ -1,1 +1,173 @@
+//! Certificates, anchors and callers change while requests are on their way.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
+
+use crate::backend::Echo;
+use crate::client::{get, post, stream};
+use crate::lab::{DRAIN, HOST, Pair, Proxy, consume, eventually, secrets, serve, spec};
+
+/// Posts without a pause until told to stop; each one must pass.
+struct Load {
+    stop: Arc<AtomicBool>,
+    workers: JoinSet<(u64, BTreeSet<String>)>,
+}
+
+impl Load {
+    fn on(child: &Proxy) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut workers = JoinSet::new();
+        for worker in 0..3 {
+            let (stop, at) = (Arc::clone(&stop), child.spec.intake);
+            workers.spawn(async move {
+                let (mut passed, mut certificates) = (0, BTreeSet::new());
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = post(at, HOST, "/vm/insert/load", &[1; 2000]).await;
+                    assert_eq!(
+                        answer.status, 200,
+                        "request {passed} of {worker}: {answer:?}"
+                    );
+                    let hash = answer.body.split("Hash=").nth(1).unwrap();
+                    certificates.insert(hash.split(';').next().unwrap().to_owned());
+                    passed += 1;
+                }
+                (passed, certificates)
+            });
+        }
+        Self { stop, workers }
+    }
+
+    /// How many passed, and under how many different client certificates.
+    async fn end(mut self) -> (u64, usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        let (mut passed, mut certificates) = (0, BTreeSet::new());
+        while let Some(done) = self.workers.join_next().await {
+            let (count, seen) = done.unwrap();
+            passed += count;
+            certificates.extend(seen);
+        }
+        (passed, certificates.len())
+    }
+}
+
+/// Reads a slow answer to its end: how many pieces, and how long it took.
+fn slow(child: &Proxy, pause: u64) -> JoinHandle<(usize, Duration)> {
+    let at = child.spec.intake;
+    tokio::spawn(async move {
+        let start = Instant::now();
+        let mut answer = stream(at, HOST, &format!("/vm/insert/slow?drip={pause}")).await;
+        let mut bytes = 0;
+        while let Some(piece) = answer.next().await {
+            bytes += piece.len();
+        }
+        (bytes / "drop;".len(), start.elapsed())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaves_rotate_under_load_without_a_lost_request() {
+    let echo = Echo::start().await;
+    let mut pair = Pair::up(echo.at).await;
+    let load = Load::on(&pair.child);
+    let mut slow_ones = Vec::new();
+    for _ in 0..15 {
+        // Each holds a connection, so that the next request needs a new one.
+        slow_ones.push(slow(&pair.child, 100));
+        pair.child.secrets.default = Some(pair.child_ca.leaf());
+        pair.region.secrets.default = Some(pair.region_ca.leaf());
+        tokio::join!(pair.child.apply(), pair.region.apply());
+        sleep(Duration::from_millis(100)).await;
+    }
+    let (passed, certificates) = load.end().await;
+    assert!(passed > 100, "{passed} requests");
+    assert!(certificates > 3, "{certificates} certificates");
+    for one in slow_ones {
+        assert_eq!(one.await.unwrap().0, 10);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_anchor_is_replaced_with_an_overlap_and_without_a_lost_request() {
+    let echo = Echo::start().await;
+    let mut pair = Pair::up(echo.at).await;
+    let load = Load::on(&pair.child);
+    let next = pair.root.member("c1", 2);
+    let both = format!("{}{}", pair.child_ca.anchor, next.anchor);
+    let mut anchors = |pem: &str| {
+        let anchors = &mut pair.region.secrets.anchors;
+        anchors.insert("c1".to_owned(), pem.to_owned());
+    };
+    anchors(&both);
+    pair.region.apply().await;
+    let old = pair.child.secrets.default.replace(next.leaf());
+    pair.child.apply().await;
+    // Connections under the old leaf end, then the old anchor goes.
+    pair.region.spec.serve[0].epoch += 1;
+    pair.region.apply().await;
+    sleep(Duration::from_secs(u64::from(DRAIN) + 1)).await;
+    pair.region
+        .secrets
+        .anchors
+        .insert("c1".to_owned(), next.anchor.clone());
+    pair.region.apply().await;
+    let (passed, certificates) = load.end().await;
+    assert!(passed > 100, "{passed} requests");
+    assert_eq!(certificates, 2);
+    // The old leaf is worth nothing now.
+    pair.child.secrets.default = old;
+    pair.child.apply().await;
+    pair.region.spec.serve[0].epoch += 1;
+    pair.region.apply().await;
+    eventually("the old leaf was refused", async || {
+        pair.child
+            .ask(HOST, "/vm/insert/x")
+            .await
+            .header("x-kof-flags")
+            == "UC"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_caller_is_cut_off_within_the_drain_time_and_nobody_else() {
+    let echo = Echo::start().await;
+    let mut pair = Pair::up(echo.at).await;
+    let other_ca = pair.root.member("c2", 1);
+    let mut other = spec("c2");
+    other.consume = vec![consume("c2", pair.region.spec.gateway)];
+    let other = Proxy::start(other, secrets(&other_ca, &[&pair.region_ca]));
+    pair.region.spec.serve.push(serve("c2", echo.at));
+    let anchors = &mut pair.region.secrets.anchors;
+    anchors.insert("c2".to_owned(), other_ca.anchor.clone());
+    tokio::join!(pair.region.apply(), other.apply());
+
+    let (removed, kept) = (slow(&pair.child, 600), slow(&other, 600));
+    eventually("both are on their way", async || echo.seen() >= 2).await;
+    let start = Instant::now();
+    pair.region.spec.serve.remove(0);
+    pair.region.secrets.anchors.remove("c1");
+    pair.region.apply().await;
+    // New requests end at once: on a new connection, or after one last answer on an old one.
+    eventually("new requests were refused", async || {
+        pair.child.ask(HOST, "/vm/insert/x").await.status == 503
+    })
+    .await;
+    assert!(start.elapsed() < Duration::from_secs(u64::from(DRAIN)));
+    let refused = pair.child.ask(HOST, "/vm/insert/x").await;
+    assert!(
+        refused.header("x-kof-tls").contains("reset_by_peer"),
+        "{refused:?}"
+    );
+    // The open stream of the removed caller breaks off, that of the other one comes to its end.
+    let (pieces, _) = removed.await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(u64::from(DRAIN) + 2));
+    assert!(pieces < 10, "{pieces} pieces");
+    assert_eq!(kept.await.unwrap().0, 10);
+    let answer = get(other.spec.intake, HOST, "/vm/insert/x").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
