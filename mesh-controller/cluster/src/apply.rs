@@ -342,7 +342,7 @@ pub(crate) fn resource(kind: ManagedKind) -> ApiResource {
 /// The body with the hash of itself on it: a field that we no longer want changes the hash, and so is taken away.
 fn stamped(body: &Value) -> (Value, String) {
     let digest = Sha256::digest(body.to_string().as_bytes());
-    let hash: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let hash = digest.iter().take(16).fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
     let mut body = body.clone();
     if let Some(meta) = body.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         let annotations = meta.entry("annotations").or_insert_with(|| json!({}));

@@ -189,11 +189,10 @@ pub async fn call_opt<T>(
 /// What kind of failure it is.
 #[must_use]
 pub fn trouble(error: &kube::Error) -> Trouble {
-    match error {
-        kube::Error::Api(status) => of_status(status),
-        kube::Error::Service(source) => of_chain(source.as_ref()),
-        other => other.source().map_or(Trouble::Other, of_chain),
+    if let kube::Error::Api(status) = error {
+        return of_status(status);
     }
+    error.source().map_or(Trouble::Other, of_chain)
 }
 
 fn of_status(status: &Status) -> Trouble {
@@ -227,6 +226,16 @@ fn of_chain(error: &(dyn StdError + 'static)) -> Trouble {
     if chain_text(error).contains("dns error") { Trouble::NameNotFound } else { Trouble::Other }
 }
 
+/// The network does not lead there, or no longer.
+const UNREACHABLE: [io::ErrorKind; 6] = [
+    io::ErrorKind::HostUnreachable,
+    io::ErrorKind::NetworkUnreachable,
+    io::ErrorKind::ConnectionReset,
+    io::ErrorKind::ConnectionAborted,
+    io::ErrorKind::BrokenPipe,
+    io::ErrorKind::UnexpectedEof,
+];
+
 fn of_io(error: &io::Error) -> Option<Trouble> {
     if let Some(inner) = error.get_ref() {
         if inner.downcast_ref::<rustls::Error>().is_some() {
@@ -236,16 +245,13 @@ fn of_io(error: &io::Error) -> Option<Trouble> {
             return of_io(io);
         }
     }
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => Some(Trouble::Refused),
-        io::ErrorKind::TimedOut => Some(Trouble::Timeout),
-        io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::UnexpectedEof => Some(Trouble::Unreachable),
-        _ => None,
+    let kind = error.kind();
+    if kind == io::ErrorKind::ConnectionRefused {
+        Some(Trouble::Refused)
+    } else if kind == io::ErrorKind::TimedOut {
+        Some(Trouble::Timeout)
+    } else {
+        UNREACHABLE.contains(&kind).then_some(Trouble::Unreachable)
     }
 }
 
@@ -261,7 +267,13 @@ fn words(error: &kube::Error, trouble: Trouble) -> String {
         Trouble::Unreachable => "the connection does not get through".to_owned(),
         Trouble::Unauthorized => "it does not know us: the token or certificate in the kubeconfig is not valid".to_owned(),
         Trouble::Certificate => certificate_words(error),
-        _ => last_word(error),
+        Trouble::Forbidden
+        | Trouble::NotFound
+        | Trouble::Conflict
+        | Trouble::Invalid
+        | Trouble::Server
+        | Trouble::NotLeading
+        | Trouble::Other => last_word(error),
     }
 }
 

@@ -59,14 +59,6 @@ impl Claim {
             }
         }
     }
-
-    /// A claim that always holds, for processes that are alone.
-    #[must_use]
-    pub fn alone() -> (Self, watch::Sender<Option<Instant>>) {
-        let far = Instant::now() + Duration::from_secs(86_400 * 365);
-        let (sender, receiver) = watch::channel(Some(far));
-        (Self(receiver), sender)
-    }
 }
 
 /// What one replica remembers about the Lease.
@@ -220,6 +212,6 @@ fn taken(answer: Result<Lease, CallError>) -> Result<bool, CallError> {
 
 /// Up to half as long again, so that replicas do not step in time.
 pub(crate) fn jittered(pause: Duration) -> Duration {
-    let part = u32::from(Timestamp::now().subsec_nanosecond().unsigned_abs() as u16) % 512;
+    let part = Timestamp::now().subsec_nanosecond().unsigned_abs() / 1000 % 512;
     pause + pause * part / 1024
 }

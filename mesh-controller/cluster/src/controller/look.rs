@@ -206,9 +206,7 @@ impl Eye<'_> {
             };
             let kubeconfig = self.kubeconfig(deployment, &membership.mesh).ok();
             // A cluster of this name cannot be told from management's own member.
-            if !asked.contains_key(&key) {
-                asked.insert(key, Asked { source, membership, kubeconfig });
-            }
+            asked.entry(key).or_insert(Asked { source, membership, kubeconfig });
         }
         asked
     }
@@ -398,10 +396,9 @@ impl Eye<'_> {
     /// A cluster that asks and has no object yet: its task may knock meanwhile.
     fn first_wish(&self, key: &MemberKey, asked: &Asked) -> Wish {
         let door = match (&asked.membership.claim, &asked.kubeconfig) {
-            (Err(_), _) => Door::Unneeded,
             (Ok(_), _) if asked.source.kind == MANAGEMENT => Door::Management,
             (Ok(_), Some(reference)) => self.opened(Ok(reference.clone())),
-            (Ok(_), None) => Door::Unneeded,
+            (Err(_), _) | (Ok(_), None) => Door::Unneeded,
         };
         Wish {
             door,

@@ -111,7 +111,7 @@ impl Member {
                 }
                 Ok(way) => {
                     self.report(|seen| seen.access = Access::Found);
-                    match self.visit(way, &door).await {
+                    match Box::pin(self.visit(way, &door)).await {
                         End::Moved => {
                             delays = KNOCK.delays();
                             continue;

@@ -11,7 +11,7 @@ use mesh_api::{
     mesh::MeshStatus,
     render::{MemberView, member_status, mesh_member, mesh_status},
 };
-use mesh_core::{facts::MemberKey, plan::Action};
+use mesh_core::{conditions::State as Truth, facts::MemberKey, plan::Action};
 
 use super::{
     index::State,
@@ -157,9 +157,8 @@ fn mesh_jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
             Err(why) => Err(why.clone()),
         };
         let members: Vec<&Told> = look.told.values().filter(|told| told.mesh.as_str() == key.name).collect();
-        let ready = |told: &&Told| match told.plan.settled {
-            true => told.plan.verdicts.iter().all(|v| v.state == mesh_core::conditions::State::True),
-            false => was_ready(&told.object),
+        let ready = |told: &&Told| {
+            if told.plan.settled { told.plan.verdicts.iter().all(|v| v.state == Truth::True) } else { was_ready(&told.object) }
         };
         let ready: Vec<bool> = members.iter().map(ready).collect();
         let before = mesh.status.clone().unwrap_or_default();

@@ -195,7 +195,7 @@ impl Registrar {
     }
 
     /// Events on changes only. One that is lost is no loss: status says the same.
-    async fn publish<K: Resource<DynamicType = ()>>(&self, object: &K, before: &[Condition], after: &[Condition]) {
+    async fn publish<K: Resource<DynamicType = ()> + Sync>(&self, object: &K, before: &[Condition], after: &[Condition]) {
         let reference = object.object_ref(&());
         for condition in changes(before, after) {
             let event = Event {

@@ -56,8 +56,8 @@ pub(crate) fn judge(request: &CertificateSigningRequest, terms: &Terms, generati
         Ok(checked) => checked,
         Err(refusal) => return deny("BadRequest", refusal.to_string()),
     };
-    let asked = spec.expiration_seconds.map_or(i64::from(terms.intermediate_seconds), i64::from);
-    let life = SignedDuration::from_secs(asked.min(i64::from(terms.intermediate_seconds)));
+    let most = i64::from(terms.intermediate_seconds);
+    let life = SignedDuration::from_secs(spec.expiration_seconds.map_or(most, |asked| most.min(i64::from(asked))));
     let subject = IntermediateSubject { mesh: terms.mesh.clone(), cluster: terms.cluster.clone(), generation };
     match terms.root.authority.sign_intermediate(&checked, &subject, life, now) {
         Ok(issued) => Verdict::Sign { chain: issued.chain_pem },

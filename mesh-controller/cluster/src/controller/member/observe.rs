@@ -40,7 +40,7 @@ impl Member {
         loop {
             let watching = follow(api.clone(), Filter::named(labels::MESH_AGENT), Patience::SHORT, |seen| {
                 *absent.lock() = matches!(seen, Seen::Interrupted { absent: true, .. });
-                if let Some(agent) = one(seen) {
+                if let Some(One(agent)) = one(seen) {
                     let generation = |agent: &Option<Arc<MeshAgent>>| agent.as_ref().and_then(|a| a.metadata.generation);
                     let agent = agent.map(Arc::new);
                     let mut known = known.lock();
@@ -105,7 +105,7 @@ impl Member {
         let api: Api<DeserializeGuard<Service>> = Api::namespaced(client.clone(), NAMESPACE);
         follow(api, Filter::named(labels::GATEWAY_NAME), Patience::SHORT, |seen| {
             let first = matches!(seen, Seen::All { .. });
-            if let Some(service) = one(seen) {
+            if let Some(One(service)) = one(seen) {
                 if !first {
                     bells.drift.notify_one();
                 }
@@ -194,12 +194,15 @@ impl Member {
     }
 }
 
-/// The one object of a watch that is narrowed to one name: `Some(None)` when it is not there.
-fn one<K>(seen: Seen<K>) -> Option<Option<K>> {
+/// The one object of a watch that is narrowed to one name, or that it is not there.
+struct One<K>(Option<K>);
+
+/// What a watch of one object says about it, if anything.
+fn one<K>(seen: Seen<K>) -> Option<One<K>> {
     match seen {
-        Seen::All { objects, refused } => refused.is_empty().then(|| objects.into_iter().next()),
-        Seen::Applied(object) => Some(Some(object)),
-        Seen::Deleted(_) => Some(None),
+        Seen::All { objects, refused } => refused.is_empty().then(|| One(objects.into_iter().next())),
+        Seen::Applied(object) => Some(One(Some(object))),
+        Seen::Deleted(_) => Some(One(None)),
         Seen::Refused(_) | Seen::Interrupted { .. } => None,
     }
 }
