@@ -95,9 +95,10 @@ impl Cluster {
         for line in BufReader::new(file).lines() {
             // the last line may be half written
             if let Ok(write) = serde_json::from_str::<Write>(&line?)
-                && filter(&write) {
-                    writes.push(write);
-                }
+                && filter(&write)
+            {
+                writes.push(write);
+            }
         }
         Ok(writes)
     }

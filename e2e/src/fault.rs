@@ -28,3 +28,38 @@ pub fn parse(name: &str) -> Result<Hurt> {
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+    use crate::provider::Hurt;
+
+    #[test]
+    fn names_of_faults() {
+        assert_eq!(
+            parse("api-hang").unwrap(),
+            Hurt::Frozen("kube-apiserver".to_owned())
+        );
+        assert_eq!(
+            parse("stop:etcd").unwrap(),
+            Hurt::Stopped("etcd".to_owned())
+        );
+        assert!(
+            parse("earthquake")
+                .unwrap_err()
+                .to_string()
+                .contains("api-hang")
+        );
+    }
+
+    #[test]
+    fn every_fault_of_the_help_is_known() {
+        for line in super::FAULTS.lines().filter(|l| !l.starts_with(' ')) {
+            let name = line.split_whitespace().next().unwrap();
+            assert!(
+                parse(&name.replace("<component>", "etcd")).is_ok(),
+                "{name}"
+            );
+        }
+    }
+}

@@ -109,9 +109,9 @@ pub fn with_clock(
     offset: &str,
 ) -> Result<Image> {
     let library = "/usr/local/lib/libfaketime.so.1";
-    let mut image = recipe(short, binary, &format!("/usr/local/bin/{short}"))?;
     let from = components.debian("usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1");
-    image.entries.push((library.to_owned(), Source::File(from)));
+    let program = format!("/usr/local/bin/{short}");
+    let mut image = recipe(short, binary, &program)?.program(&from, library)?;
     image.env = vec![
         format!("LD_PRELOAD={library}"),
         format!("FAKETIME={offset}"),

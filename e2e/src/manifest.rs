@@ -105,3 +105,27 @@ async fn api_of(client: &Client, object: &DynamicObject) -> Result<Api<DynamicOb
 fn kind(object: &DynamicObject) -> &str {
     object.types.as_ref().map_or("object", |t| &t.kind)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+    use crate::paths;
+
+    #[test]
+    fn every_manifest_of_the_tree_is_a_list_of_objects() {
+        for folder in ["manifests", "stand-ins"] {
+            for entry in std::fs::read_dir(paths::sources().join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                let objects = parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+                assert!(!objects.is_empty(), "{}", path.display());
+                for object in objects {
+                    assert!(
+                        object.metadata.name.is_some() && object.types.is_some(),
+                        "{}",
+                        path.display()
+                    );
+                }
+            }
+        }
+    }
+}

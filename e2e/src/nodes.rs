@@ -321,3 +321,45 @@ fn forget(file: &Path) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Handle, handle};
+
+    fn of(name: &str, taken: &[Handle]) -> anyhow::Result<Handle> {
+        handle(Path::new("/state"), name, taken)
+    }
+
+    #[test]
+    fn known_clusters_have_numbers_of_their_own() {
+        assert_eq!(of("child1", &[]).unwrap().index, 3);
+        let other = of("child2", &[]).unwrap();
+        assert_eq!(other.index, 4);
+        assert_eq!(of("child3", std::slice::from_ref(&other)).unwrap().index, 5);
+        assert_eq!(of("child2", std::slice::from_ref(&other)).unwrap(), other);
+    }
+
+    #[test]
+    fn there_is_room_for_five() {
+        let mut taken = Vec::new();
+        for name in ["a", "b"] {
+            taken.push(of(name, &taken).unwrap());
+        }
+        assert!(
+            of("c", &taken)
+                .unwrap_err()
+                .to_string()
+                .contains("at most 5")
+        );
+        assert_eq!(of("region1", &taken).unwrap().index, 2);
+    }
+
+    #[test]
+    fn names_that_are_none() {
+        for name in ["", "network", "../x", "A", "1a", "a-"] {
+            assert!(of(name, &[]).is_err(), "{name:?}");
+        }
+    }
+}

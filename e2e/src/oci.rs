@@ -225,3 +225,47 @@ impl<W: Write> Write for Hashed<W> {
         self.to.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Image, Source, sha256};
+
+    #[test]
+    fn digests_are_hexadecimal() {
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(sha256(b""), empty);
+    }
+
+    #[test]
+    fn the_same_input_is_the_same_image() {
+        let folder = std::env::temp_dir().join(format!("oci-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let program = folder.join("program");
+        std::fs::write(&program, "#!/bin/sh\n").unwrap();
+        let image = Image {
+            name: "kof.test/x:1".to_owned(),
+            entries: vec![
+                ("/usr/bin/x".to_owned(), Source::File(program)),
+                ("/bin/x".to_owned(), Source::Link("/usr/bin/x".to_owned())),
+                ("/tmp".to_owned(), Source::Directory(0o1777)),
+            ],
+            ..Image::default()
+        };
+        image.write(&folder.join("a.tar")).unwrap();
+        image.write(&folder.join("b.tar")).unwrap();
+        let [a, b] = ["a.tar", "b.tar"].map(|f| std::fs::read(folder.join(f)).unwrap());
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(sha256(&a), sha256(&b));
+        let mut names: Vec<String> = Vec::new();
+        for entry in tar::Archive::new(a.as_slice()).entries().unwrap() {
+            names.push(entry.unwrap().path().unwrap().display().to_string());
+        }
+        assert_eq!(names.first().unwrap(), "oci-layout");
+        assert!(names.contains(&"index.json".to_owned()));
+        assert_eq!(
+            names.len(),
+            5,
+            "layout, index, manifest, configuration, one layer: {names:?}"
+        );
+    }
+}

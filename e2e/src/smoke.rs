@@ -1,14 +1,17 @@
 //! Checks of the fleet itself: what its clusters can do, and what they must not reach.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
-use kube::api::{DynamicObject, ListParams};
+use kube::api::{DynamicObject, ListParams, LogParams};
 
+use crate::audit::Write;
 use crate::fleet::USUAL;
+use crate::images;
 use crate::provider::Hurt;
 use crate::{Cluster, Fleet, exec, manifest, paths, progress, wait_for};
 
@@ -29,12 +32,10 @@ async fn checks(fleet: &Fleet) -> Result<()> {
     between_clusters(first, second, third).await?;
     load_balancer_follows(second).await?;
     names_of_our_own(third).await?;
+    clocks_and_writes(fleet, first).await?;
     faults(third).await?;
-    for cluster in fleet.clusters() {
-        cluster
-            .kubectl(&["delete", "namespace", "smoke", "--wait=false"])
-            .await?;
-    }
+    let delete = ["delete", "namespace", "smoke"];
+    futures::future::try_join_all(fleet.clusters().iter().map(|c| c.kubectl(&delete))).await?;
     progress::step("all checks passed");
     Ok(())
 }
@@ -249,6 +250,50 @@ async fn names_of_our_own(c: &Cluster) -> Result<()> {
     .await?;
     c.set_hosts("").await?;
     progress::step("ok   further names in a cluster's DNS");
+    Ok(())
+}
+
+/// A pod whose clock runs ahead, and the audit log that counts how it was made.
+async fn clocks_and_writes(fleet: &Fleet, c: &Cluster) -> Result<()> {
+    let image = images::with_clock(fleet.components(), "date", Path::new("/bin/date"), "+10m")?;
+    c.load_images(std::slice::from_ref(&image)).await?;
+    let pod = format!(
+        "{{apiVersion: v1, kind: Pod, metadata: {{name: clock, namespace: smoke}}, spec: {{restartPolicy: Never, \
+         securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}, \
+         containers: [{{name: clock, image: '{}', args: ['+%s'], securityContext: {{allowPrivilegeEscalation: false, \
+         readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}}}]}}}}",
+        image.name
+    );
+    let mark = c.audit_mark()?;
+    c.apply(&pod).await?;
+    let pods: Api<Pod> = Api::namespaced(c.client(), "smoke");
+    let said = wait_for("the pod with another clock to end", DEADLINE, || async {
+        let phase = pods
+            .get("clock")
+            .await?
+            .status
+            .and_then(|s| s.phase)
+            .unwrap_or_default();
+        if phase != "Succeeded" {
+            return Ok(Err(phase));
+        }
+        Ok(Ok(pods.logs("clock", &LogParams::default()).await?))
+    })
+    .await?;
+    let ahead = said.trim().parse::<i64>()? - jiff::Timestamp::now().as_second();
+    ensure!(
+        (580..=601).contains(&ahead),
+        "the clock is {ahead} s ahead, not 600"
+    );
+    let own = |w: &Write| w.user.username == "kubernetes-admin" && w.succeeded();
+    let writes = c.audit_writes(mark, |w| {
+        own(w) && w.object_ref.as_ref().is_some_and(|o| o.name == "clock")
+    })?;
+    ensure!(
+        writes.len() == 1,
+        "expected one write of ours in the audit log: {writes:?}"
+    );
+    progress::step("ok   a pod's clock ahead, and writes counted by the audit log");
     Ok(())
 }
 

@@ -70,9 +70,10 @@ impl Process {
 pub(super) fn kill(id: i32) {
     if let Some(pid) = Pid::from_raw(id)
         && let Err(error) = rustix::process::kill_process(pid, Signal::KILL)
-            && error != rustix::io::Errno::SRCH {
-                crate::progress::step(format!("failed to end process {id}: {error}"));
-            }
+        && error != rustix::io::Errno::SRCH
+    {
+        crate::progress::step(format!("failed to end process {id}: {error}"));
+    }
 }
 
 fn stat(id: i32) -> Option<(char, u64)> {
