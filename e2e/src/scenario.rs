@@ -40,9 +40,10 @@ pub const CHILD: &[(&str, &str)] = &[
     ("k0rdent.mirantis.com/kof-regional-cluster-name", "region1"),
 ];
 
-/// The product, as built in this tree.
+/// The product, as built in this tree, or the binary that `MESH_CONTROLLER` names.
 pub fn product() -> Result<Image> {
-    let binary: PathBuf = paths::project().join("target/release/mesh-controller");
+    let built = || paths::project().join("target/release/mesh-controller");
+    let binary = std::env::var_os("MESH_CONTROLLER").map_or_else(built, PathBuf::from);
     images::product(&binary).context("build the product first: cargo build --release -p mesh-controller")
 }
 
@@ -130,7 +131,7 @@ pub async fn adopt_with(management: &Cluster, name: &str, kubeconfig: &str) -> R
     management.apply(&credential.to_string()).await
 }
 
-/// A ClusterDeployment of an adopted cluster.
+/// A `ClusterDeployment` of an adopted cluster.
 pub async fn deploy(management: &Cluster, name: &str, labels: &[(&str, &str)]) -> Result<()> {
     let labels: serde_json::Map<String, serde_json::Value> =
         labels.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
@@ -142,7 +143,7 @@ pub async fn deploy(management: &Cluster, name: &str, labels: &[(&str, &str)]) -
     management.apply(&deployment.to_string()).await
 }
 
-/// Takes the enrolling label off a ClusterDeployment.
+/// Takes the enrolling label off a `ClusterDeployment`.
 pub async fn unlabel(management: &Cluster, name: &str) -> Result<()> {
     let api: Api<ClusterDeployment> = Api::namespaced(management.client(), NAMESPACE);
     let change = json!({ "metadata": { "labels": { "k0rdent.mirantis.com/istio-role": null } } });
@@ -150,7 +151,7 @@ pub async fn unlabel(management: &Cluster, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a ClusterDeployment.
+/// Deletes a `ClusterDeployment`.
 pub async fn undeploy(management: &Cluster, name: &str) -> Result<()> {
     let api: Api<ClusterDeployment> = Api::namespaced(management.client(), NAMESPACE);
     api.delete(name, &DeleteParams::default()).await?;
@@ -225,7 +226,7 @@ pub async fn set_kubeconfig(management: &Cluster, name: &str, kubeconfig: &str) 
     Ok(())
 }
 
-/// Asks PromQL of a region, from a pod of another cluster, by the region's name.
+/// Asks `PromQL` of a region, from a pod of another cluster, by the region's name.
 pub async fn query(from: &Cluster, region: &str, promql: &str) -> Result<serde_json::Value> {
     let encoded: String = promql
         .bytes()

@@ -1,7 +1,9 @@
 //! `MeshAgent`: everything the agent in a member serves, and what it observed.
 
-
-#![expect(unreachable_pub, reason = "KubeSchema makes a private copy of each struct")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema makes a private copy of each struct"
+)]
 
 use kube_derive::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -27,8 +29,16 @@ use crate::{
     doc = "What the agent in this cluster serves (spec, written by the controller in management) and what it observed (status).",
     printcolumn(name = "Cluster", type_ = "string", json_path = ".spec.cluster"),
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
-    printcolumn(name = "Intermediate until", type_ = "string", json_path = ".status.intermediates[0].notAfter"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Intermediate until",
+        type_ = "string",
+        json_path = ".status.intermediates[0].notAfter"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
     crates(kube_core = "kube_core")
 )]
 #[serde(rename_all = "camelCase")]

@@ -41,7 +41,11 @@ pub fn crd<K: CustomResourceExt>() -> CustomResourceDefinition {
 fn drop_unsigned_formats(schema: &mut serde_json::Value) {
     match schema {
         serde_json::Value::Object(fields) => {
-            if fields.get("format").and_then(serde_json::Value::as_str).is_some_and(|f| f.starts_with("uint")) {
+            if fields
+                .get("format")
+                .and_then(serde_json::Value::as_str)
+                .is_some_and(|f| f.starts_with("uint"))
+            {
                 fields.remove("format");
             }
             fields.values_mut().for_each(drop_unsigned_formats);

@@ -1,6 +1,9 @@
 //! `MeshMember`: a cluster enrolled in a mesh.
 
-#![expect(unreachable_pub, reason = "KubeSchema makes a private copy of each struct")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema makes a private copy of each struct"
+)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube_derive::{CustomResource, KubeSchema};
@@ -22,11 +25,24 @@ use serde::{Deserialize, Serialize};
     doc = "A cluster enrolled in a mesh. Made from its lifecycle object; only spec.overrides is yours to edit.",
     printcolumn(name = "Role", type_ = "string", json_path = ".spec.role"),
     printcolumn(name = "Region", type_ = "string", json_path = ".spec.region"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
     printcolumn(name = "Paths", type_ = "string", json_path = ".status.pathsReady"),
-    printcolumn(name = "Gateway", type_ = "string", json_path = ".status.gateway", priority = 1),
+    printcolumn(
+        name = "Gateway",
+        type_ = "string",
+        json_path = ".status.gateway",
+        priority = 1
+    ),
     printcolumn(name = "Why", type_ = "string", json_path = ".status.why"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
     crates(kube_core = "kube_core")
 )]
 #[serde(rename_all = "camelCase")]

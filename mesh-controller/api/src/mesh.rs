@@ -1,6 +1,9 @@
 //! `Mesh`: clusters that share one root.
 
-#![expect(unreachable_pub, reason = "KubeSchema makes a private copy of each struct")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema makes a private copy of each struct"
+)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube_derive::{CustomResource, KubeSchema};
@@ -19,12 +22,24 @@ use serde::{Deserialize, Serialize};
     derive = "PartialEq",
     category = "kof",
     doc = "A mesh: clusters that trust one root and whose telemetry links kof-istio keeps.",
-    printcolumn(name = "Trust domain", type_ = "string", json_path = ".spec.trustDomain"),
+    printcolumn(
+        name = "Trust domain",
+        type_ = "string",
+        json_path = ".spec.trustDomain"
+    ),
     printcolumn(name = "Data plane", type_ = "string", json_path = ".status.dataPlane"),
     printcolumn(name = "Members", type_ = "integer", json_path = ".status.members"),
     printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyMembers"),
-    printcolumn(name = "Root until", type_ = "string", json_path = ".status.root.notAfter"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Root until",
+        type_ = "string",
+        json_path = ".status.root.notAfter"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
     crates(kube_core = "kube_core")
 )]
 #[serde(rename_all = "camelCase")]
@@ -32,7 +47,10 @@ pub struct MeshSpec {
     /// SPIFFE trust domain of the mesh. In the `envoy` data plane each member has its own below it:
     /// `<cluster>.<trustDomain>`. It cannot be changed: every certificate carries it.
     #[serde(default = "trust_domain")]
-    #[schemars(length(min = 1, max = 190), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"))]
+    #[schemars(
+        length(min = 1, max = 190),
+        regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
+    )]
     #[x_kube(validation = Rule::new("self == oldSelf").message("trustDomain cannot be changed: every certificate carries it"))]
     pub trust_domain: String,
     /// Where the root comes from.
@@ -107,7 +125,11 @@ fn leaf_life() -> String {
 
 impl Default for Lifetimes {
     fn default() -> Self {
-        Self { root: root_life(), intermediate: intermediate_life(), leaf: leaf_life() }
+        Self {
+            root: root_life(),
+            intermediate: intermediate_life(),
+            leaf: leaf_life(),
+        }
     }
 }
 
@@ -136,7 +158,9 @@ fn replicas() -> i32 {
 
 impl Default for AgentOptions {
     fn default() -> Self {
-        Self { replicas: replicas() }
+        Self {
+            replicas: replicas(),
+        }
     }
 }
 

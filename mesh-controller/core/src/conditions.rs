@@ -115,7 +115,10 @@ struct Said {
 }
 
 fn fine(reason: &'static str, message: impl Into<String>) -> Word {
-    Ok(Said { reason, message: message.into() })
+    Ok(Said {
+        reason,
+        message: message.into(),
+    })
 }
 
 fn wait(reason: &str, message: impl Into<String>) -> Word {
@@ -140,7 +143,11 @@ pub(crate) fn grace_ends(member: &MemberFacts, now: Timestamp) -> Option<Timesta
     let delivered = member.delivered.as_ref()?;
     let replicas = &member.agent.as_ref()?.replicas;
     let end = delivered.since.checked_add(GRACE).ok()?;
-    (end > now && replicas.values().any(|r| r.accepted < Some(delivered.generation))).then_some(end)
+    (end > now
+        && replicas
+            .values()
+            .any(|r| r.accepted < Some(delivered.generation)))
+    .then_some(end)
 }
 
 impl View<'_> {
@@ -155,7 +162,12 @@ impl View<'_> {
             (Kind::NamesReady, self.names()),
             (Kind::PathsReady, self.paths_ready()),
         ];
-        with_ready(words.into_iter().map(|(kind, word)| verdict(kind, word)).collect())
+        with_ready(
+            words
+                .into_iter()
+                .map(|(kind, word)| verdict(kind, word))
+                .collect(),
+        )
     }
 
     fn reachable(&self) -> Word {
@@ -169,27 +181,58 @@ impl View<'_> {
         if let Some(why) = self.member.hindrances.iter().find(|h| !is_name(h)) {
             return Err(why.clone());
         }
-        let others: Vec<String> = self.seat.contested_by.iter().map(ToString::to_string).collect();
+        let others: Vec<String> = self
+            .seat
+            .contested_by
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         match &self.member.delivered {
-            None => wait("Delivering", "waiting for a first complete delivery to the member"),
-            Some(_) if others.is_empty() => fine("Delivered", "everything of ours is in the member"),
-            Some(_) => fine("ClusterIdContested", format!("also claimed by {}, refused", others.join(", "))),
+            None => wait(
+                "Delivering",
+                "waiting for a first complete delivery to the member",
+            ),
+            Some(_) if others.is_empty() => {
+                fine("Delivered", "everything of ours is in the member")
+            }
+            Some(_) => fine(
+                "ClusterIdContested",
+                format!("also claimed by {}, refused", others.join(", ")),
+            ),
         }
     }
 
     fn intermediate(&self) -> Word {
         if let Some(anchor) = self.member.anchors.first() {
-            return fine("Issued", format!("generation {}, until {}", anchor.generation, anchor.not_after));
+            return fine(
+                "Issued",
+                format!(
+                    "generation {}, until {}",
+                    anchor.generation, anchor.not_after
+                ),
+            );
         }
-        let told = self.member.agent.as_ref().and_then(|agent| agent.intermediate_obstacle.clone());
+        let told = self
+            .member
+            .agent
+            .as_ref()
+            .and_then(|agent| agent.intermediate_obstacle.clone());
         told.map_or_else(
-            || wait("AwaitingRequest", "the agent has not asked for an intermediate yet; is its pod running?"),
+            || {
+                wait(
+                    "AwaitingRequest",
+                    "the agent has not asked for an intermediate yet; is its pod running?",
+                )
+            },
             Err,
         )
     }
 
     fn replicas(&self) -> impl Iterator<Item = (&String, &ReplicaFacts)> {
-        self.member.agent.iter().flat_map(|agent| agent.replicas.iter())
+        self.member
+            .agent
+            .iter()
+            .flat_map(|agent| agent.replicas.iter())
     }
 
     /// The first replica that has not accepted what was delivered.
@@ -206,8 +249,13 @@ impl View<'_> {
             Some(accepted) => accepted < delivered.generation && !in_grace,
         };
         self.replicas().find(|(_, r)| behind(r)).map(|(pod, r)| {
-            let accepted = r.accepted.map_or_else(|| "none".to_owned(), |g| g.to_string());
-            format!("pod {pod} accepted generation {accepted} of MeshAgent, {} was delivered", delivered.generation)
+            let accepted = r
+                .accepted
+                .map_or_else(|| "none".to_owned(), |g| g.to_string());
+            format!(
+                "pod {pod} accepted generation {accepted} of MeshAgent, {} was delivered",
+                delivered.generation
+            )
         })
     }
 
@@ -217,16 +265,23 @@ impl View<'_> {
         }
         for (name, peer) in self.regions {
             if peer.facts.anchors.is_empty() {
-                return wait("RegionWithoutIntermediate", format!("region {name} has no intermediate yet"));
+                return wait(
+                    "RegionWithoutIntermediate",
+                    format!("region {name} has no intermediate yet"),
+                );
             }
-            let knows_us = peer
-                .facts
-                .delivered
-                .as_ref()
-                .is_some_and(|d| d.delivery.trusts.get(&self.seat.claim.cluster).is_some_and(|t| t.anchors == self.member.anchors));
+            let knows_us = peer.facts.delivered.as_ref().is_some_and(|d| {
+                d.delivery
+                    .trusts
+                    .get(&self.seat.claim.cluster)
+                    .is_some_and(|t| t.anchors == self.member.anchors)
+            });
             // After a restart nobody has asked the region yet; its probe tells the truth sooner.
             if !knows_us && peer.facts.delivered.is_some() {
-                return wait("RegionBehind", format!("region {name} has not received this member's certificate"));
+                return wait(
+                    "RegionBehind",
+                    format!("region {name} has not received this member's certificate"),
+                );
             }
         }
         fine("Trusted", "certificates were exchanged")
@@ -235,21 +290,29 @@ impl View<'_> {
     fn gateway(&self) -> Word {
         for (pod, replica) in self.replicas() {
             if let Some(words) = &replica.rejected {
-                return wait("ConfigRejected", format!("Envoy of pod {pod} refused its configuration: {words}"));
+                return wait(
+                    "ConfigRejected",
+                    format!("Envoy of pod {pod} refused its configuration: {words}"),
+                );
             }
         }
-        let addressed = !self.seat.claim.gateway_override.is_empty() || !self.member.gateway.is_empty();
+        let addressed =
+            !self.seat.claim.gateway_override.is_empty() || !self.member.gateway.is_empty();
         match self.seat.claim.role {
-            Role::Region if !addressed => {
-                wait("NoAddress", "Service istio-system/mesh-gateway has no load balancer address")
-            }
+            Role::Region if !addressed => wait(
+                "NoAddress",
+                "Service istio-system/mesh-gateway has no load balancer address",
+            ),
             Role::Region => {
                 let targets = if self.seat.claim.gateway_override.is_empty() {
                     &self.member.gateway
                 } else {
                     &self.seat.claim.gateway_override
                 };
-                let list: Vec<String> = targets.iter().map(|t| format!("{}:{}", t.host, t.port)).collect();
+                let list: Vec<String> = targets
+                    .iter()
+                    .map(|t| format!("{}:{}", t.host, t.port))
+                    .collect();
                 fine("Addressed", list.join(", "))
             }
             Role::Management | Role::Child => fine("NotNeeded", "nobody calls this member"),
@@ -259,7 +322,13 @@ impl View<'_> {
     fn discovery(&self) -> Word {
         if self.seat.claim.role == Role::Child && self.regions.is_empty() {
             return match &self.seat.claim.region {
-                Some(region) => wait("NoRegion", format!("region {region} is not a member of mesh {}", self.facts.mesh)),
+                Some(region) => wait(
+                    "NoRegion",
+                    format!(
+                        "region {region} is not a member of mesh {}",
+                        self.facts.mesh
+                    ),
+                ),
                 None => wait(
                     "NoRegion",
                     "no region is known for this child: set label k0rdent.mirantis.com/kof-regional-cluster-name",
@@ -268,7 +337,10 @@ impl View<'_> {
         }
         for (name, peer) in self.regions {
             if peer.facts.gateway.is_empty() && peer.seat.claim.gateway_override.is_empty() {
-                return wait("NoGatewayAddress", format!("the gateway of region {name} has no address yet"));
+                return wait(
+                    "NoGatewayAddress",
+                    format!("the gateway of region {name} has no address yet"),
+                );
             }
         }
         for (pod, replica) in self.replicas() {
@@ -279,7 +351,9 @@ impl View<'_> {
         }
         match self.seat.claim.role {
             Role::Region => fine("NotNeeded", "a region calls nobody"),
-            Role::Management if self.regions.is_empty() => fine("NoRegions", "no region is enrolled yet"),
+            Role::Management if self.regions.is_empty() => {
+                fine("NoRegions", "no region is enrolled yet")
+            }
             Role::Management | Role::Child => fine("Known", "gateway addresses are known"),
         }
     }
@@ -294,35 +368,78 @@ impl View<'_> {
         let Some(delivered) = &self.member.delivered else {
             return wait("Delivering", "the Services are not there yet");
         };
-        match self.regions.keys().find(|name| !delivered.delivery.consume.contains_key(*name)) {
-            Some(name) => wait("Delivering", format!("the Service of region {name} is not there yet")),
+        match self
+            .regions
+            .keys()
+            .find(|name| !delivered.delivery.consume.contains_key(*name))
+        {
+            Some(name) => wait(
+                "Delivering",
+                format!("the Service of region {name} is not there yet"),
+            ),
             None => fine("Present", "Services are in namespace kof"),
         }
     }
 
     pub(crate) fn paths(&self) -> Vec<PathReport> {
-        self.regions.iter().map(|(name, peer)| self.path(name, &peer.seat.service)).collect()
+        self.regions
+            .iter()
+            .map(|(name, peer)| self.path(name, &peer.seat.service))
+            .collect()
     }
 
     fn path(&self, region: &ClusterName, service: &str) -> PathReport {
-        let reports: Vec<&PathFacts> = self.replicas().filter_map(|(_, r)| r.paths.get(region)).collect();
-        let worst = reports.iter().find(|p| p.outcome.is_err()).or_else(|| reports.first());
+        let reports: Vec<&PathFacts> = self
+            .replicas()
+            .filter_map(|(_, r)| r.paths.get(region))
+            .collect();
+        let worst = reports
+            .iter()
+            .find(|p| p.outcome.is_err())
+            .or_else(|| reports.first());
         let (state, reason, message, since) = match worst {
-            None => (State::Unknown, "NotProbed".to_owned(), "no probe has reported yet".to_owned(), None),
-            Some(PathFacts { outcome: Ok(()), since }) => {
-                (State::True, "Answered".to_owned(), "requests come through".to_owned(), Some(*since))
-            }
-            Some(PathFacts { outcome: Err(why), since }) => {
-                (State::False, why.reason.clone(), why.message.clone(), Some(*since))
-            }
+            None => (
+                State::Unknown,
+                "NotProbed".to_owned(),
+                "no probe has reported yet".to_owned(),
+                None,
+            ),
+            Some(PathFacts {
+                outcome: Ok(()),
+                since,
+            }) => (
+                State::True,
+                "Answered".to_owned(),
+                "requests come through".to_owned(),
+                Some(*since),
+            ),
+            Some(PathFacts {
+                outcome: Err(why),
+                since,
+            }) => (
+                State::False,
+                why.reason.clone(),
+                why.message.clone(),
+                Some(*since),
+            ),
         };
-        PathReport { region: region.clone(), service: service.to_owned(), state, reason, message, since }
+        PathReport {
+            region: region.clone(),
+            service: service.to_owned(),
+            state,
+            reason,
+            message,
+            since,
+        }
     }
 
     fn paths_ready(&self) -> Word {
         let paths = self.paths();
         match paths.iter().find(|path| path.state != State::True) {
-            Some(path) => wait(&path.reason, format!("path to region {}: {}", path.region, path.message)),
+            Some(path) => wait(
+                &path.reason,
+                format!("path to region {}: {}", path.region, path.message),
+            ),
             None if paths.is_empty() => fine("NotNeeded", "no path begins in this member"),
             None => fine("Answered", "requests come through on every path"),
         }
@@ -338,30 +455,48 @@ fn is_name(obstacle: &Obstacle) -> bool {
 
 fn verdict(kind: Kind, word: Word) -> Verdict {
     match word {
-        Ok(said) => Verdict { kind, state: State::True, reason: said.reason.to_owned(), message: said.message },
-        Err(why) => Verdict { kind, state: State::False, reason: why.reason, message: why.message },
+        Ok(said) => Verdict {
+            kind,
+            state: State::True,
+            reason: said.reason.to_owned(),
+            message: said.message,
+        },
+        Err(why) => Verdict {
+            kind,
+            state: State::False,
+            reason: why.reason,
+            message: why.message,
+        },
     }
 }
 
 fn unknown(kind: Kind, reason: &str, message: &str) -> Verdict {
-    Verdict { kind, state: State::Unknown, reason: reason.to_owned(), message: message.to_owned() }
+    Verdict {
+        kind,
+        state: State::Unknown,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    }
 }
 
 fn with_ready(mut verdicts: Vec<Verdict>) -> Vec<Verdict> {
-    let ready = verdicts.iter().find(|v| v.state != State::True).map_or_else(
-        || Verdict {
-            kind: Kind::Ready,
-            state: State::True,
-            reason: "Ready".to_owned(),
-            message: "the member and its paths work".to_owned(),
-        },
-        |first| Verdict {
-            kind: Kind::Ready,
-            state: State::False,
-            reason: first.kind.as_str().to_owned(),
-            message: format!("{}: {}", first.reason, first.message),
-        },
-    );
+    let ready = verdicts
+        .iter()
+        .find(|v| v.state != State::True)
+        .map_or_else(
+            || Verdict {
+                kind: Kind::Ready,
+                state: State::True,
+                reason: "Ready".to_owned(),
+                message: "the member and its paths work".to_owned(),
+            },
+            |first| Verdict {
+                kind: Kind::Ready,
+                state: State::False,
+                reason: first.kind.as_str().to_owned(),
+                message: format!("{}: {}", first.reason, first.message),
+            },
+        );
     verdicts.push(ready);
     verdicts
 }
@@ -369,7 +504,10 @@ fn with_ready(mut verdicts: Vec<Verdict>) -> Vec<Verdict> {
 fn reachable(access: &Access, reach: &Reach) -> Word {
     match (access, reach) {
         (Access::Refused(why), _) | (Access::Found, Reach::Lost(why)) => Err(why.clone()),
-        (Access::Unknown, _) => wait("LookingForKubeconfig", "the kubeconfig was not looked for yet"),
+        (Access::Unknown, _) => wait(
+            "LookingForKubeconfig",
+            "the kubeconfig was not looked for yet",
+        ),
         (Access::Found, Reach::Unknown) => wait("Connecting", "the API server was not asked yet"),
         (Access::Found, Reach::Answers { .. }) => fine("Answers", "the API server answers"),
     }
@@ -381,13 +519,23 @@ pub(crate) fn refused(access: &Access, reach: &Reach, why: &Obstacle) -> Vec<Ver
         verdict(Kind::Reachable, reachable(access, reach)),
         verdict(Kind::Enrolled, Err(why.clone())),
     ];
-    if matches!((access, reach), (Access::Unknown, _) | (Access::Found, Reach::Unknown)) {
+    if matches!(
+        (access, reach),
+        (Access::Unknown, _) | (Access::Found, Reach::Unknown)
+    ) {
         verdicts = vec![
-            unknown(Kind::Reachable, "NotTried", "refused before anything was tried"),
+            unknown(
+                Kind::Reachable,
+                "NotTried",
+                "refused before anything was tried",
+            ),
             verdict(Kind::Enrolled, Err(why.clone())),
         ];
     }
-    for kind in Kind::ALL.into_iter().filter(|k| !matches!(k, Kind::Reachable | Kind::Enrolled | Kind::Ready)) {
+    for kind in Kind::ALL
+        .into_iter()
+        .filter(|k| !matches!(k, Kind::Reachable | Kind::Enrolled | Kind::Ready))
+    {
         verdicts.push(unknown(kind, "NotEnrolled", "the cluster is not enrolled"));
     }
     verdicts.push(Verdict {
@@ -420,6 +568,11 @@ pub(crate) fn leaving(member: &MemberFacts, action: &Action) -> Vec<Verdict> {
         verdict(Kind::Reachable, reachable(&member.access, &member.reach)),
         verdict(Kind::Enrolled, wait("Leaving", message.clone())),
     ];
-    verdicts.push(Verdict { kind: Kind::Ready, state: State::False, reason: "Leaving".to_owned(), message });
+    verdicts.push(Verdict {
+        kind: Kind::Ready,
+        state: State::False,
+        reason: "Leaving".to_owned(),
+        message,
+    });
     verdicts
 }

@@ -80,7 +80,9 @@ pub enum ContractError {
         name: String,
     },
     /// A prefix that is none.
-    #[error("prefix {prefix:?} must begin with '/', hold no '..', '//', '?', '#', '%' or '\\', and grant less than everything")]
+    #[error(
+        "prefix {prefix:?} must begin with '/', hold no '..', '//', '?', '#', '%' or '\\', and grant less than everything"
+    )]
     BadPrefix {
         /// The prefix.
         prefix: String,
@@ -88,7 +90,13 @@ pub enum ContractError {
 }
 
 /// Path prefixes of kof 1.7 to 1.11 behind vmauth (reference: kof-child and kof-regional charts).
-const CHILD: [&str; 5] = ["/vm/insert/", "/vm/select/", "/vli/insert/", "/vlai/insert/", "/vti/insert/"];
+const CHILD: [&str; 5] = [
+    "/vm/insert/",
+    "/vm/select/",
+    "/vli/insert/",
+    "/vlai/insert/",
+    "/vti/insert/",
+];
 const MANAGEMENT: [&str; 8] = [
     "/vm/insert/",
     "/vm/select/",
@@ -118,15 +126,26 @@ impl Default for Contract {
             prefix: prefix.to_owned(),
             backend: backend.to_owned(),
         };
-        let mut grants: Vec<Grant> =
-            CHILD.iter().map(|prefix| grant(Caller::Child, prefix, "vmauth")).collect();
-        grants.extend(MANAGEMENT.iter().map(|prefix| grant(Caller::Management, prefix, "vmauth")));
+        let mut grants: Vec<Grant> = CHILD
+            .iter()
+            .map(|prefix| grant(Caller::Child, prefix, "vmauth"))
+            .collect();
+        grants.extend(
+            MANAGEMENT
+                .iter()
+                .map(|prefix| grant(Caller::Management, prefix, "vmauth")),
+        );
         grants.push(grant(Caller::Child, OTLP_GRPC, "otlp"));
         grants.push(grant(Caller::Management, OTLP_GRPC, "otlp"));
         Self {
             backends: vec![
                 backend("vmauth", "vmauth-cluster", SERVICE_PORT, Protocol::Http),
-                backend("otlp", "kof-collectors-daemon-collector", 4317, Protocol::Grpc),
+                backend(
+                    "otlp",
+                    "kof-collectors-daemon-collector",
+                    4317,
+                    Protocol::Grpc,
+                ),
             ],
             grants,
         }
@@ -141,17 +160,28 @@ impl Contract {
     /// The first thing that is wrong.
     pub fn check(&self) -> Result<(), ContractError> {
         for (at, backend) in self.backends.iter().enumerate() {
-            if self.backends.iter().take(at).any(|b| b.name == backend.name) {
-                return Err(ContractError::TwiceNamed { name: backend.name.clone() });
+            if self
+                .backends
+                .iter()
+                .take(at)
+                .any(|b| b.name == backend.name)
+            {
+                return Err(ContractError::TwiceNamed {
+                    name: backend.name.clone(),
+                });
             }
         }
         for grant in &self.grants {
             let prefix = grant.prefix.as_str();
             let bad = !prefix.starts_with('/')
                 || prefix.len() < 2
-                || ["..", "//", "?", "#", "%", "\\"].iter().any(|s| prefix.contains(s));
+                || ["..", "//", "?", "#", "%", "\\"]
+                    .iter()
+                    .any(|s| prefix.contains(s));
             if bad {
-                return Err(ContractError::BadPrefix { prefix: prefix.to_owned() });
+                return Err(ContractError::BadPrefix {
+                    prefix: prefix.to_owned(),
+                });
             }
             if !self.backends.iter().any(|b| b.name == grant.backend) {
                 return Err(ContractError::UnknownBackend {
@@ -165,14 +195,18 @@ impl Contract {
 
     /// What `caller` may ask.
     pub fn granted(&self, caller: Caller) -> impl Iterator<Item = &Grant> {
-        self.grants.iter().filter(move |grant| grant.caller == caller)
+        self.grants
+            .iter()
+            .filter(move |grant| grant.caller == caller)
     }
 
     /// A path that `caller` may ask, for probes: reading comes first, because it proves more.
     #[must_use]
     pub fn probe_path(&self, caller: Caller) -> Option<String> {
         let http = |grant: &&Grant| {
-            self.backends.iter().any(|b| b.name == grant.backend && b.protocol == Protocol::Http)
+            self.backends
+                .iter()
+                .any(|b| b.name == grant.backend && b.protocol == Protocol::Http)
         };
         let granted: Vec<&Grant> = self.granted(caller).filter(http).collect();
         let metrics = granted.iter().find(|grant| grant.prefix == "/vm/select/");
@@ -180,12 +214,18 @@ impl Contract {
             // A constant costs the storage nothing and needs no data.
             return Some("/vm/select/0/prometheus/api/v1/query?query=1".to_owned());
         }
-        granted.first().map(|grant| format!("{}mesh-probe", with_slash(&grant.prefix)))
+        granted
+            .first()
+            .map(|grant| format!("{}mesh-probe", with_slash(&grant.prefix)))
     }
 }
 
 fn with_slash(prefix: &str) -> String {
-    if prefix.ends_with('/') { prefix.to_owned() } else { format!("{prefix}/") }
+    if prefix.ends_with('/') {
+        prefix.to_owned()
+    } else {
+        format!("{prefix}/")
+    }
 }
 
 #[cfg(test)]
@@ -201,8 +241,16 @@ mod tests {
     fn children_read_no_logs_or_traces() {
         let contract = Contract::default();
         for secret in ["/vls/", "/vlas/", "/vts/"] {
-            assert!(contract.granted(Caller::Child).all(|g| !secret.starts_with(&g.prefix)));
-            assert!(contract.granted(Caller::Management).any(|g| g.prefix == secret));
+            assert!(
+                contract
+                    .granted(Caller::Child)
+                    .all(|g| !secret.starts_with(&g.prefix))
+            );
+            assert!(
+                contract
+                    .granted(Caller::Management)
+                    .any(|g| g.prefix == secret)
+            );
         }
     }
 
@@ -215,7 +263,10 @@ mod tests {
                 prefix: prefix.to_owned(),
                 backend: "vmauth".to_owned(),
             });
-            assert!(matches!(contract.check(), Err(ContractError::BadPrefix { .. })), "{prefix:?}");
+            assert!(
+                matches!(contract.check(), Err(ContractError::BadPrefix { .. })),
+                "{prefix:?}"
+            );
         }
     }
 
@@ -223,11 +274,17 @@ mod tests {
     fn refuses_backends_that_are_missing_or_named_twice() {
         let mut contract = Contract::default();
         contract.backends.retain(|b| b.name != "otlp");
-        assert!(matches!(contract.check(), Err(ContractError::UnknownBackend { .. })));
+        assert!(matches!(
+            contract.check(),
+            Err(ContractError::UnknownBackend { .. })
+        ));
         let mut contract = Contract::default();
         let twin = contract.backends[0].clone();
         contract.backends.push(twin);
-        assert!(matches!(contract.check(), Err(ContractError::TwiceNamed { .. })));
+        assert!(matches!(
+            contract.check(),
+            Err(ContractError::TwiceNamed { .. })
+        ));
     }
 
     #[test]
@@ -235,7 +292,11 @@ mod tests {
         let contract = Contract::default();
         for caller in [Caller::Child, Caller::Management] {
             let path = contract.probe_path(caller).unwrap();
-            assert!(contract.granted(caller).any(|g| path.starts_with(&g.prefix)));
+            assert!(
+                contract
+                    .granted(caller)
+                    .any(|g| path.starts_with(&g.prefix))
+            );
         }
     }
 }

@@ -49,7 +49,10 @@ pub struct Obstacle {
 impl Obstacle {
     /// From its two parts.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { reason: reason.to_owned(), message: message.into() }
+        Self {
+            reason: reason.to_owned(),
+            message: message.into(),
+        }
     }
 }
 

@@ -41,7 +41,9 @@ impl FromStr for Lifetime {
     type Err = LifetimeError;
 
     fn from_str(text: &str) -> Result<Self, LifetimeError> {
-        let refusal = || LifetimeError { text: text.to_owned() };
+        let refusal = || LifetimeError {
+            text: text.to_owned(),
+        };
         let mut total: u32 = 0;
         let mut number: Option<u32> = None;
         for c in text.chars() {
@@ -57,7 +59,10 @@ impl FromStr for Lifetime {
                 'd' => 86_400,
                 _ => return Err(refusal()),
             };
-            let part = number.take().and_then(|n| n.checked_mul(unit)).ok_or_else(refusal)?;
+            let part = number
+                .take()
+                .and_then(|n| n.checked_mul(unit))
+                .ok_or_else(refusal)?;
             total = total.checked_add(part).ok_or_else(refusal)?;
         }
         if number.is_some() || total == 0 {
@@ -103,10 +108,25 @@ mod tests {
 
     #[test]
     fn reads_what_people_write() {
-        for (text, seconds) in [("90s", 90), ("24h", 86_400), ("30d", 2_592_000), ("1h30m", 5400)] {
+        for (text, seconds) in [
+            ("90s", 90),
+            ("24h", 86_400),
+            ("30d", 2_592_000),
+            ("1h30m", 5400),
+        ] {
             assert_eq!(text.parse::<Lifetime>().unwrap().as_secs(), seconds);
         }
-        for bad in ["", "0s", "5", "h", "-1h", "1.5h", "1w", "99999999999d", "1h5"] {
+        for bad in [
+            "",
+            "0s",
+            "5",
+            "h",
+            "-1h",
+            "1.5h",
+            "1w",
+            "99999999999d",
+            "1h5",
+        ] {
             assert!(bad.parse::<Lifetime>().is_err(), "{bad:?} was taken");
         }
     }

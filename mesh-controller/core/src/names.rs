@@ -45,7 +45,9 @@ pub enum NameError {
         name: String,
     },
     /// Not a SPIFFE ID of a workload.
-    #[error("{id:?} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>")]
+    #[error(
+        "{id:?} is not of the form spiffe://<trust domain>/ns/<namespace>/sa/<service account>"
+    )]
     NotAWorkload {
         /// The text.
         id: String,
@@ -58,7 +60,11 @@ fn check_label(text: &str, max: usize) -> Result<(), NameError> {
     }
     let name = || text.to_owned();
     if text.len() > max {
-        return Err(NameError::TooLong { name: name(), len: text.len(), max });
+        return Err(NameError::TooLong {
+            name: name(),
+            len: text.len(),
+            max,
+        });
     }
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if let Some(bad) = text.chars().find(|c| !fits(*c)) {
@@ -150,7 +156,11 @@ impl ClusterName {
     pub fn service(&self) -> Result<String, NameError> {
         let max = LABEL_MAX.saturating_sub(SERVICE_SUFFIX.len());
         if self.0.len() > max {
-            return Err(NameError::TooLong { name: self.0.clone(), len: self.0.len(), max });
+            return Err(NameError::TooLong {
+                name: self.0.clone(),
+                len: self.0.len(),
+                max,
+            });
         }
         Ok(format!("{}{SERVICE_SUFFIX}", self.0))
     }
@@ -170,7 +180,9 @@ impl TrustDomain {
     /// The SPIFFE ID of a workload in this trust domain.
     #[must_use]
     pub fn workload(&self, namespace: &str, service_account: &str) -> SpiffeId {
-        SpiffeId(format!("spiffe://{self}/ns/{namespace}/sa/{service_account}"))
+        SpiffeId(format!(
+            "spiffe://{self}/ns/{namespace}/sa/{service_account}"
+        ))
     }
 }
 
@@ -192,7 +204,9 @@ impl FromStr for SpiffeId {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let refusal = || NameError::NotAWorkload { id: text.to_owned() };
+        let refusal = || NameError::NotAWorkload {
+            id: text.to_owned(),
+        };
         let rest = text.strip_prefix("spiffe://").ok_or_else(refusal)?;
         let parts: Vec<&str> = rest.split('/').collect();
         let [domain, "ns", namespace, "sa", account] = parts.as_slice() else {
@@ -201,7 +215,9 @@ impl FromStr for SpiffeId {
         domain.parse::<TrustDomain>()?;
         check_label(namespace, LABEL_MAX)?;
         // A service account is a DNS subdomain: labels with dots between them.
-        account.split('.').try_for_each(|label| check_label(label, LABEL_MAX))?;
+        account
+            .split('.')
+            .try_for_each(|label| check_label(label, LABEL_MAX))?;
         Ok(Self(text.to_owned()))
     }
 }

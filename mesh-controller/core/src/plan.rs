@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use crate::{
     conditions::{self, PathReport, Verdict},
     contract::{Caller, Contract},
-    facts::{Access, Anchor, Claim, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, Role, RootFacts, Target},
+    facts::{
+        Access, Anchor, Claim, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, Role,
+        RootFacts, Target,
+    },
     names::{ClusterName, MeshName, TrustDomain},
 };
 
@@ -103,14 +106,26 @@ pub fn plan(facts: &Facts, now: Timestamp) -> Plan {
         .iter()
         .map(|(key, member)| {
             let planned = match admitted.get(key) {
-                Some(Admission::Holds(seat)) => enrolled(Scene { facts, admitted: &admitted, now }, seat, member),
+                Some(Admission::Holds(seat)) => enrolled(
+                    Scene {
+                        facts,
+                        admitted: &admitted,
+                        now,
+                    },
+                    seat,
+                    member,
+                ),
                 Some(Admission::Refused(why)) => refused(member, why),
                 None => leaving(member),
             };
             (key.clone(), planned)
         })
         .collect();
-    let wake_at = facts.members.values().filter_map(|member| conditions::grace_ends(member, now)).min();
+    let wake_at = facts
+        .members
+        .values()
+        .filter_map(|member| conditions::grace_ends(member, now))
+        .min();
     Plan { members, wake_at }
 }
 
@@ -142,8 +157,11 @@ type Admitted = BTreeMap<MemberKey, Admission>;
 
 /// Who is in. A name is checked before anything is made, so that nothing is ever half enrolled.
 fn admit(facts: &Facts) -> Admitted {
-    let mut order: Vec<_> =
-        facts.members.iter().filter(|(_, member)| member.life == Life::Active).collect();
+    let mut order: Vec<_> = facts
+        .members
+        .iter()
+        .filter(|(_, member)| member.life == Life::Active)
+        .collect();
     order.sort_by_key(|(key, member)| (member.created, (*key).clone()));
     let mut holders: BTreeMap<ClusterName, MemberKey> = BTreeMap::new();
     let mut clusters: BTreeMap<&str, MemberKey> = BTreeMap::new();
@@ -158,13 +176,18 @@ fn admit(facts: &Facts) -> Admitted {
                     }
                     Admission::Refused(Obstacle::new(
                         "ClusterIdTaken",
-                        format!("cluster ID {:?} belongs to MeshMember {holder}, which is older", seat.claim.cluster.as_str()),
+                        format!(
+                            "cluster ID {:?} belongs to MeshMember {holder}, which is older",
+                            seat.claim.cluster.as_str()
+                        ),
                     ))
                 }
                 None => match same_cluster(member, &clusters) {
                     Some(other) => Admission::Refused(Obstacle::new(
                         "ClusterTaken",
-                        format!("the kubeconfig leads to the cluster that MeshMember {other} already enrolled"),
+                        format!(
+                            "the kubeconfig leads to the cluster that MeshMember {other} already enrolled"
+                        ),
                     )),
                     None => {
                         holders.insert(seat.claim.cluster.clone(), key.clone());
@@ -181,7 +204,10 @@ fn admit(facts: &Facts) -> Admitted {
     admitted
 }
 
-fn same_cluster<'a>(member: &MemberFacts, clusters: &'a BTreeMap<&str, MemberKey>) -> Option<&'a MemberKey> {
+fn same_cluster<'a>(
+    member: &MemberFacts,
+    clusters: &'a BTreeMap<&str, MemberKey>,
+) -> Option<&'a MemberKey> {
     match &member.reach {
         Reach::Answers { cluster_uid } => clusters.get(cluster_uid.as_str()),
         Reach::Unknown | Reach::Lost(_) => None,
@@ -194,10 +220,17 @@ fn seat(facts: &Facts, member: &MemberFacts) -> Result<Seat, Obstacle> {
     // Also for those that have no Service of their own today: a role may change, a name may not.
     let service = match claim.role {
         Role::Region => claim.cluster.service().map_err(bad)?,
-        Role::Management | Role::Child => format!("{}{}", claim.cluster, crate::names::SERVICE_SUFFIX),
+        Role::Management | Role::Child => {
+            format!("{}{}", claim.cluster, crate::names::SERVICE_SUFFIX)
+        }
     };
     let trust_domain = facts.trust_domain.of_member(&claim.cluster).map_err(bad)?;
-    Ok(Seat { claim, trust_domain, service, contested_by: Vec::new() })
+    Ok(Seat {
+        claim,
+        trust_domain,
+        service,
+        contested_by: Vec::new(),
+    })
 }
 
 /// The other end of a link, as far as planning needs it.
@@ -207,16 +240,24 @@ pub(crate) struct Peer<'a> {
 }
 
 fn peers<'a>(facts: &'a Facts, admitted: &'a Admitted) -> impl Iterator<Item = Peer<'a>> {
-    facts.members.iter().filter_map(|(key, member)| match admitted.get(key) {
-        Some(Admission::Holds(seat)) => Some(Peer { seat, facts: member }),
-        Some(Admission::Refused(_)) | None => None,
-    })
+    facts
+        .members
+        .iter()
+        .filter_map(|(key, member)| match admitted.get(key) {
+            Some(Admission::Holds(seat)) => Some(Peer {
+                seat,
+                facts: member,
+            }),
+            Some(Admission::Refused(_)) | None => None,
+        })
 }
 
 fn calls(caller: &Claim, region: &Claim) -> Option<Caller> {
     match (caller.role, region.role) {
         (Role::Management, Role::Region) => Some(Caller::Management),
-        (Role::Child, Role::Region) if caller.region.as_ref() == Some(&region.cluster) => Some(Caller::Child),
+        (Role::Child, Role::Region) if caller.region.as_ref() == Some(&region.cluster) => {
+            Some(Caller::Child)
+        }
         (Role::Management | Role::Region | Role::Child, _) => None,
     }
 }
@@ -234,13 +275,26 @@ fn delivery(facts: &Facts, admitted: &Admitted, seat: &Seat, root: &RootFacts) -
             serve.insert(name.clone(), caller);
         } else if let Some(caller) = calls(&seat.claim, &peer.seat.claim) {
             let targets = gateway(&peer);
-            consume.insert(name.clone(), Consume { caller, service: peer.seat.service.clone(), targets });
+            consume.insert(
+                name.clone(),
+                Consume {
+                    caller,
+                    service: peer.seat.service.clone(),
+                    targets,
+                },
+            );
         } else {
             continue;
         }
         if trusted {
             let trust_domain = peer.seat.trust_domain.clone();
-            trusts.insert(name.clone(), Trust { trust_domain, anchors: peer.facts.anchors.clone() });
+            trusts.insert(
+                name.clone(),
+                Trust {
+                    trust_domain,
+                    anchors: peer.facts.anchors.clone(),
+                },
+            );
         }
     }
     Delivery {
@@ -259,11 +313,19 @@ fn delivery(facts: &Facts, admitted: &Admitted, seat: &Seat, root: &RootFacts) -
 
 fn gateway(peer: &Peer<'_>) -> BTreeSet<Target> {
     let claimed = &peer.seat.claim.gateway_override;
-    if claimed.is_empty() { peer.facts.gateway.clone() } else { claimed.clone() }
+    if claimed.is_empty() {
+        peer.facts.gateway.clone()
+    } else {
+        claimed.clone()
+    }
 }
 
 fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
-    let Scene { facts, admitted, now } = scene;
+    let Scene {
+        facts,
+        admitted,
+        now,
+    } = scene;
     let action = match (&facts.root, &member.access, &member.reach) {
         (Ok(root), Access::Found, Reach::Answers { .. }) => {
             Action::Deliver(Box::new(delivery(facts, admitted, seat, root)))
@@ -274,10 +336,21 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         .filter(|peer| calls(&seat.claim, &peer.seat.claim).is_some())
         .map(|peer| (peer.seat.claim.cluster.clone(), peer))
         .collect();
-    let view = conditions::View { facts, seat, member, regions: &regions, now };
+    let view = conditions::View {
+        facts,
+        seat,
+        member,
+        regions: &regions,
+        now,
+    };
     let verdicts = view.verdicts();
     let paths = view.paths();
-    MemberPlan { settled: settled(member, &action), action, verdicts, paths }
+    MemberPlan {
+        settled: settled(member, &action),
+        action,
+        verdicts,
+        paths,
+    }
 }
 
 /// Whether there is something to say: what was refused, what was lost, or one whole round in the member.
@@ -303,7 +376,10 @@ fn refused(member: &MemberFacts, why: &Obstacle) -> MemberPlan {
 /// A leaving member has no seat: every peer has already forgotten it when this is read.
 fn leaving(member: &MemberFacts) -> MemberPlan {
     let Life::Leaving { forced, gone, .. } = member.life else {
-        return refused(member, &Obstacle::new("Unknown", "the member is neither active nor leaving"));
+        return refused(
+            member,
+            &Obstacle::new("Unknown", "the member is neither active nor leaving"),
+        );
     };
     let never_delivered = member.claim.is_err() && member.delivered.is_none();
     let action = match &member.reach {

@@ -95,43 +95,75 @@ pub fn kubeconfig_ref(
 ) -> Result<SecretRef, Obstacle> {
     let name = deployment.metadata.name.clone().unwrap_or_default();
     let namespace = deployment.metadata.namespace.clone().unwrap_or_default();
-    let region = deployment.status.as_ref().and_then(|status| status.region.as_deref()).unwrap_or_default();
+    let region = deployment
+        .status
+        .as_ref()
+        .and_then(|status| status.region.as_deref())
+        .unwrap_or_default();
     if !region.is_empty() {
         return Err(obstacle(
             "KcmRegion",
-            format!("ClusterDeployment {namespace}/{name} lives in KCM region {region:?}; its kubeconfig is there, and this version does not read it"),
+            format!(
+                "ClusterDeployment {namespace}/{name} lives in KCM region {region:?}; its kubeconfig is there, and this version does not read it"
+            ),
         ));
     }
     let wanted = deployment.spec.template.clone().unwrap_or_default();
     let Some(template) = template else {
-        return Err(obstacle("TemplateMissing", format!("ClusterTemplate {namespace}/{wanted} was not found")));
+        return Err(obstacle(
+            "TemplateMissing",
+            format!("ClusterTemplate {namespace}/{wanted} was not found"),
+        ));
     };
-    let providers = template.status.as_ref().map(|status| status.providers.as_slice()).unwrap_or_default();
+    let providers = template
+        .status
+        .as_ref()
+        .map(|status| status.providers.as_slice())
+        .unwrap_or_default();
     if !providers.iter().any(|provider| provider == ADOPTED) {
-        return Ok(SecretRef { namespace, name: format!("{name}-kubeconfig") });
+        return Ok(SecretRef {
+            namespace,
+            name: format!("{name}-kubeconfig"),
+        });
     }
     let wanted = deployment.spec.credential.clone().unwrap_or_default();
     let Some(credential) = credential else {
-        return Err(obstacle("CredentialMissing", format!("Credential {namespace}/{wanted} was not found")));
+        return Err(obstacle(
+            "CredentialMissing",
+            format!("Credential {namespace}/{wanted} was not found"),
+        ));
     };
     let identity = credential.spec.identity_ref.clone().unwrap_or_default();
     if identity.kind.as_deref() != Some("Secret") {
         let kind = identity.kind.unwrap_or_default();
         return Err(obstacle(
             "CredentialNoSecret",
-            format!("Credential {namespace}/{wanted}: identityRef is of kind {kind:?}; an adopted cluster needs a Secret"),
+            format!(
+                "Credential {namespace}/{wanted}: identityRef is of kind {kind:?}; an adopted cluster needs a Secret"
+            ),
         ));
     }
-    let from = identity.namespace.filter(|n| !n.is_empty()).unwrap_or_else(|| namespace.clone());
+    let from = identity
+        .namespace
+        .filter(|n| !n.is_empty())
+        .unwrap_or_else(|| namespace.clone());
     if from != namespace && !allowed_namespaces.contains(&from) {
         return Err(obstacle(
             "NamespaceNotAllowed",
-            format!("Credential {namespace}/{wanted}: identityRef.namespace {from:?} is neither that of the ClusterDeployment nor in Mesh.spec.credentialNamespaces"),
+            format!(
+                "Credential {namespace}/{wanted}: identityRef.namespace {from:?} is neither that of the ClusterDeployment nor in Mesh.spec.credentialNamespaces"
+            ),
         ));
     }
     match identity.name.filter(|n| !n.is_empty()) {
-        Some(name) => Ok(SecretRef { namespace: from, name }),
-        None => Err(obstacle("CredentialNoSecret", format!("Credential {namespace}/{wanted}: identityRef has no name"))),
+        Some(name) => Ok(SecretRef {
+            namespace: from,
+            name,
+        }),
+        None => Err(obstacle(
+            "CredentialNoSecret",
+            format!("Credential {namespace}/{wanted}: identityRef has no name"),
+        )),
     }
 }
 
@@ -198,34 +230,52 @@ struct User {
 /// # Errors
 ///
 /// When there is none, it cannot be read, or it is refused; never with a word of its content but names.
-pub fn kubeconfig(secret: &SecretRef, data: &BTreeMap<String, ByteString>) -> Result<ClusterAccess, Obstacle> {
+pub fn kubeconfig(
+    secret: &SecretRef,
+    data: &BTreeMap<String, ByteString>,
+) -> Result<ClusterAccess, Obstacle> {
     let malformed = |why: &str| obstacle("KubeconfigMalformed", format!("{secret}: {why}"));
     let bytes = match data.get(KEY) {
         Some(bytes) => bytes,
         // Sveltos takes the first key there is.
-        None => data.values().next().ok_or_else(|| malformed("it has no data"))?,
+        None => data
+            .values()
+            .next()
+            .ok_or_else(|| malformed("it has no data"))?,
     };
     if bytes.0.len() > LIMIT {
         return Err(malformed("it is larger than 256 KiB"));
     }
     let text = std::str::from_utf8(&bytes.0).map_err(|_e| malformed("it is not UTF-8 text"))?;
     // The parser's own words may quote the text, and the text holds keys.
-    let file: File = serde_saphyr::from_str(text).map_err(|_e| malformed("it is not a kubeconfig"))?;
+    let file: File =
+        serde_saphyr::from_str(text).map_err(|_e| malformed("it is not a kubeconfig"))?;
     let (cluster, user) = current(&file).map_err(|why| malformed(&why))?;
-    let server = server(cluster).map_err(|(reason, why)| obstacle(reason, format!("{secret}: {why}")))?;
+    let server =
+        server(cluster).map_err(|(reason, why)| obstacle(reason, format!("{secret}: {why}")))?;
     let auth = auth(user).map_err(|(reason, why)| obstacle(reason, format!("{secret}: {why}")))?;
     let ca_pem = match &cluster.certificate_authority_data {
-        Some(text) => Some(decode(text).ok_or_else(|| malformed("certificate-authority-data is not base64"))?),
+        Some(text) => Some(
+            decode(text).ok_or_else(|| malformed("certificate-authority-data is not base64"))?,
+        ),
         None => None,
     };
-    let mut access =
-        ClusterAccess { server, tls_server_name: cluster.tls_server_name.clone(), ca_pem, auth, fingerprint: String::new() };
+    let mut access = ClusterAccess {
+        server,
+        tls_server_name: cluster.tls_server_name.clone(),
+        ca_pem,
+        auth,
+        fingerprint: String::new(),
+    };
     access.fingerprint = fingerprint(&access);
     Ok(access)
 }
 
 fn current(file: &File) -> Result<(&Cluster, &User), String> {
-    let wanted = file.current_context.as_deref().filter(|name| !name.is_empty());
+    let wanted = file
+        .current_context
+        .as_deref()
+        .filter(|name| !name.is_empty());
     let context = match wanted {
         Some(name) => file.contexts.iter().find(|c| c.name == name),
         None => file.contexts.first(),
@@ -268,7 +318,10 @@ fn server(cluster: &Cluster) -> Result<String, Refusal> {
     if local {
         return Err((
             "ServerIsLoopback",
-            format!("server {:?} leads to ourselves, not to the cluster; use an address that management can reach", cluster.server),
+            format!(
+                "server {:?} leads to ourselves, not to the cluster; use an address that management can reach",
+                cluster.server
+            ),
         ));
     }
     Ok(cluster.server.clone())
@@ -277,34 +330,64 @@ fn server(cluster: &Cluster) -> Result<String, Refusal> {
 fn auth(user: &User) -> Result<Auth, Refusal> {
     let refuse = |why: &str| Err(("KubeconfigRefused", why.to_owned()));
     if user.exec.is_some() {
-        return refuse("user.exec would run a program; use a token or an inline client certificate");
+        return refuse(
+            "user.exec would run a program; use a token or an inline client certificate",
+        );
     }
     if user.auth_provider.is_some() {
-        return refuse("user.auth-provider would run a program; use a token or an inline client certificate");
+        return refuse(
+            "user.auth-provider would run a program; use a token or an inline client certificate",
+        );
     }
     if user.token_file.is_some() || user.client_certificate.is_some() || user.client_key.is_some() {
-        return refuse("tokenFile, client-certificate and client-key name files; they must be inline");
+        return refuse(
+            "tokenFile, client-certificate and client-key name files; they must be inline",
+        );
     }
     if user.username.is_some() || user.password.is_some() || user.impersonate.is_some() {
         return refuse("username, password and impersonation are not supported");
     }
     if let (Some(certificate), Some(key)) = (&user.client_certificate_data, &user.client_key_data) {
-        let bad = || ("KubeconfigMalformed", "client certificate or key is not base64".to_owned());
+        let bad = || {
+            (
+                "KubeconfigMalformed",
+                "client certificate or key is not base64".to_owned(),
+            )
+        };
         let certificate_pem = decode(certificate).ok_or_else(bad)?;
-        let key = decode(key).and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad)?;
-        return Ok(Auth::Certificate { certificate_pem, key_pem: Redacted(key) });
+        let key = decode(key)
+            .and_then(|bytes| String::from_utf8(bytes).ok())
+            .ok_or_else(bad)?;
+        return Ok(Auth::Certificate {
+            certificate_pem,
+            key_pem: Redacted(key),
+        });
     }
-    match user.token.as_deref().map(str::trim).filter(|token| !token.is_empty()) {
-        Some(token) if token.bytes().all(|b| b.is_ascii_graphic()) => Ok(Auth::Token(Redacted(token.to_owned()))),
-        Some(_) => Err(("KubeconfigMalformed", "token holds characters that no token has".to_owned())),
-        None => refuse("the user has neither a token nor an inline client certificate with its key"),
+    match user
+        .token
+        .as_deref()
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+    {
+        Some(token) if token.bytes().all(|b| b.is_ascii_graphic()) => {
+            Ok(Auth::Token(Redacted(token.to_owned())))
+        }
+        Some(_) => Err((
+            "KubeconfigMalformed",
+            "token holds characters that no token has".to_owned(),
+        )),
+        None => {
+            refuse("the user has neither a token nor an inline client certificate with its key")
+        }
     }
 }
 
 /// Base64 as kubeconfigs have it: what `ByteString` reads.
 fn decode(text: &str) -> Option<Vec<u8>> {
     let compact: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    serde_json::from_value::<ByteString>(serde_json::Value::String(compact)).ok().map(|bytes| bytes.0)
+    serde_json::from_value::<ByteString>(serde_json::Value::String(compact))
+        .ok()
+        .map(|bytes| bytes.0)
 }
 
 fn fingerprint(access: &ClusterAccess) -> String {
@@ -314,14 +397,24 @@ fn fingerprint(access: &ClusterAccess) -> String {
         hash.update(bytes);
     };
     add(access.server.as_bytes());
-    add(access.tls_server_name.as_deref().unwrap_or_default().as_bytes());
+    add(access
+        .tls_server_name
+        .as_deref()
+        .unwrap_or_default()
+        .as_bytes());
     add(access.ca_pem.as_deref().unwrap_or_default());
     match &access.auth {
         Auth::Token(token) => add(token.reveal().as_bytes()),
-        Auth::Certificate { certificate_pem, key_pem } => {
+        Auth::Certificate {
+            certificate_pem,
+            key_pem,
+        } => {
             add(certificate_pem);
             add(key_pem.reveal().as_bytes());
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

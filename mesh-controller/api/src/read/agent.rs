@@ -25,8 +25,15 @@ pub fn agent(agent: &MeshAgent) -> AgentFacts {
         return AgentFacts::default();
     };
     AgentFacts {
-        intermediate_obstacle: status.obstacle.as_ref().map(|o| Obstacle::new(&o.reason, o.message.clone())),
-        replicas: status.replicas.iter().map(|replica| (replica.pod.clone(), facts(replica))).collect(),
+        intermediate_obstacle: status
+            .obstacle
+            .as_ref()
+            .map(|o| Obstacle::new(&o.reason, o.message.clone())),
+        replicas: status
+            .replicas
+            .iter()
+            .map(|replica| (replica.pod.clone(), facts(replica)))
+            .collect(),
     }
 }
 
@@ -34,16 +41,31 @@ fn facts(replica: &Replica) -> ReplicaFacts {
     let mut unresolved = BTreeMap::new();
     let mut paths = BTreeMap::new();
     for path in &replica.paths {
-        let (Ok(region), Ok(since)) = (path.region.parse::<ClusterName>(), path.since.parse::<Timestamp>()) else {
+        let (Ok(region), Ok(since)) = (
+            path.region.parse::<ClusterName>(),
+            path.since.parse::<Timestamp>(),
+        ) else {
             continue;
         };
         if let Some(why) = &path.unresolved {
-            unresolved.insert(region.clone(), Obstacle::new(&why.reason, why.message.clone()));
+            unresolved.insert(
+                region.clone(),
+                Obstacle::new(&why.reason, why.message.clone()),
+            );
         }
-        let outcome = if path.ready { Ok(()) } else { Err(Obstacle::new(&path.reason, path.message.clone())) };
+        let outcome = if path.ready {
+            Ok(())
+        } else {
+            Err(Obstacle::new(&path.reason, path.message.clone()))
+        };
         paths.insert(region, PathFacts { outcome, since });
     }
-    ReplicaFacts { accepted: replica.accepted_generation, rejected: replica.rejected.clone(), unresolved, paths }
+    ReplicaFacts {
+        accepted: replica.accepted_generation,
+        rejected: replica.rejected.clone(),
+        unresolved,
+        paths,
+    }
 }
 
 /// Where the gateway Service of a member is reached from outside: load balancer addresses, as IP or host name.
@@ -59,7 +81,10 @@ pub fn gateway(service: &Service) -> BTreeSet<Target> {
         .flatten()
         .filter_map(|entry| entry.ip.clone().or_else(|| entry.hostname.clone()))
         .filter(|host| !host.is_empty())
-        .map(|host| Target { host, port: GATEWAY_PORT })
+        .map(|host| Target {
+            host,
+            port: GATEWAY_PORT,
+        })
         .collect()
 }
 
@@ -78,7 +103,13 @@ pub fn remembered(status: &MeshMemberStatus) -> (Vec<Anchor>, BTreeSet<Target>, 
             })
         })
         .collect();
-    let gateway =
-        status.addresses.iter().map(|address| Target { host: address.host.clone(), port: address.port }).collect();
+    let gateway = status
+        .addresses
+        .iter()
+        .map(|address| Target {
+            host: address.host.clone(),
+            port: address.port,
+        })
+        .collect();
     (anchors, gateway, status.cluster_uid.clone())
 }

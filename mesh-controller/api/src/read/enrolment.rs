@@ -38,26 +38,47 @@ pub fn membership(
     overrides: Option<&Overrides>,
 ) -> Option<Membership> {
     let meta = &deployment.metadata;
-    let label = |name: &str| meta.labels.as_ref().and_then(|labels| labels.get(name)).map(String::as_str);
+    let label = |name: &str| {
+        meta.labels
+            .as_ref()
+            .and_then(|labels| labels.get(name))
+            .map(String::as_str)
+    };
     let ours = matches!(label(labels::ISTIO_ROLE), Some("member" | "child"));
     if !ours || meta.deletion_timestamp.is_some() || deployment.spec.dry_run == Some(true) {
         return None;
     }
     let name = meta.name.clone().unwrap_or_default();
-    let role = if label(labels::KOF_ROLE) == Some("regional") { member::Role::Region } else { member::Role::Child };
+    let role = if label(labels::KOF_ROLE) == Some("regional") {
+        member::Role::Region
+    } else {
+        member::Role::Child
+    };
     let region = match role {
-        member::Role::Child => label(labels::KOF_REGION).map(str::to_owned).or_else(|| region_of(child_config)),
+        member::Role::Child => label(labels::KOF_REGION)
+            .map(str::to_owned)
+            .or_else(|| region_of(child_config)),
         member::Role::Management | member::Role::Region => None,
     };
     let claim = claim(&name, role, region.as_deref(), overrides);
-    let mesh = label(labels::ISTIO_MESH).filter(|m| !m.is_empty()).unwrap_or(labels::DEFAULT_MESH).to_owned();
-    Some(Membership { mesh, role, region, claim })
+    let mesh = label(labels::ISTIO_MESH)
+        .filter(|m| !m.is_empty())
+        .unwrap_or(labels::DEFAULT_MESH)
+        .to_owned();
+    Some(Membership {
+        mesh,
+        role,
+        region,
+        claim,
+    })
 }
 
 /// kof's own operator finds the region of a child and writes it here (kof 1.2 and later).
 fn region_of(child_config: Option<&ConfigMap>) -> Option<String> {
     let data = child_config?.data.as_ref()?;
-    data.get("regional_cluster_name").filter(|name| !name.is_empty()).cloned()
+    data.get("regional_cluster_name")
+        .filter(|name| !name.is_empty())
+        .cloned()
 }
 
 /// Checks what a cluster claims to be.
@@ -71,9 +92,13 @@ pub fn claim(
     region: Option<&str>,
     overrides: Option<&Overrides>,
 ) -> Result<Claim, Obstacle> {
-    let bad = |what: &str, e: mesh_core::names::NameError| obstacle("BadName", format!("{what}: {e}"));
+    let bad =
+        |what: &str, e: mesh_core::names::NameError| obstacle("BadName", format!("{what}: {e}"));
     let cluster: ClusterName = name.parse().map_err(|e| bad("cluster", e))?;
-    let region = region.map(str::parse::<ClusterName>).transpose().map_err(|e| bad("region", e))?;
+    let region = region
+        .map(str::parse::<ClusterName>)
+        .transpose()
+        .map_err(|e| bad("region", e))?;
     let role = match role {
         member::Role::Management => Role::Management,
         member::Role::Region => Role::Region,
@@ -85,7 +110,15 @@ pub fn claim(
     let gateway_override: BTreeSet<Target> = overrides
         .iter()
         .flat_map(|overrides| &overrides.gateway)
-        .map(|address| Target { host: address.host.clone(), port: address.port })
+        .map(|address| Target {
+            host: address.host.clone(),
+            port: address.port,
+        })
         .collect();
-    Ok(Claim { cluster, role, region, gateway_override })
+    Ok(Claim {
+        cluster,
+        role,
+        region,
+        gateway_override,
+    })
 }

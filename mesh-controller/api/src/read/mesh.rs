@@ -42,19 +42,32 @@ pub struct MeshRules {
 /// The first thing in it that cannot be kept.
 pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
     let name = mesh.metadata.name.clone().unwrap_or_default();
-    let refuse = |what: &str, why: String| obstacle("InvalidMesh", format!("Mesh {name}, {what}: {why}"));
+    let refuse =
+        |what: &str, why: String| obstacle("InvalidMesh", format!("Mesh {name}, {what}: {why}"));
     let spec = &mesh.spec;
     let life = |what: &str, text: &str, min: u32| -> Result<Lifetime, Obstacle> {
-        let life: Lifetime = text.parse().map_err(|e: mesh_core::lifetime::LifetimeError| refuse(what, e.to_string()))?;
+        let life: Lifetime = text
+            .parse()
+            .map_err(|e: mesh_core::lifetime::LifetimeError| refuse(what, e.to_string()))?;
         if life.as_secs() < min {
-            return Err(refuse(what, format!("{life} is shorter than {}", Lifetime::from_secs(min))));
+            return Err(refuse(
+                what,
+                format!("{life} is shorter than {}", Lifetime::from_secs(min)),
+            ));
         }
         Ok(life)
     };
-    let contract = spec.contract.as_ref().map_or_else(Contract::default, contract);
-    contract.check().map_err(|e| refuse("spec.contract", e.to_string()))?;
+    let contract = spec
+        .contract
+        .as_ref()
+        .map_or_else(Contract::default, contract);
+    contract
+        .check()
+        .map_err(|e| refuse("spec.contract", e.to_string()))?;
     let rules = MeshRules {
-        name: name.parse().map_err(|e: mesh_core::names::NameError| refuse("metadata.name", e.to_string()))?,
+        name: name
+            .parse()
+            .map_err(|e: mesh_core::names::NameError| refuse("metadata.name", e.to_string()))?,
         trust_domain: spec
             .trust_domain
             .parse()
@@ -62,15 +75,26 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
         contract,
         root_life: life("spec.lifetimes.root", &spec.lifetimes.root, 3600)?,
         // Kubernetes grants no request for less than ten minutes (CertificateSigningRequest v1).
-        intermediate_life: life("spec.lifetimes.intermediate", &spec.lifetimes.intermediate, 600)?,
+        intermediate_life: life(
+            "spec.lifetimes.intermediate",
+            &spec.lifetimes.intermediate,
+            600,
+        )?,
         leaf_life: life("spec.lifetimes.leaf", &spec.lifetimes.leaf, 10)?,
         replicas: spec.agent.replicas.clamp(1, 9),
         generate_root: spec.root.generate,
-        root_secret: spec.root.secret_name.clone().unwrap_or_else(|| format!("{name}-mesh-root")),
+        root_secret: spec
+            .root
+            .secret_name
+            .clone()
+            .unwrap_or_else(|| format!("{name}-mesh-root")),
         credential_namespaces: spec.credential_namespaces.clone(),
     };
     if rules.leaf_life > rules.intermediate_life || rules.intermediate_life > rules.root_life {
-        return Err(refuse("spec.lifetimes", "a leaf must not outlive its intermediate, nor that its root".to_owned()));
+        return Err(refuse(
+            "spec.lifetimes",
+            "a leaf must not outlive its intermediate, nor that its root".to_owned(),
+        ));
     }
     Ok(rules)
 }

@@ -18,11 +18,18 @@ use crate::{
 /// What the agent of a member is to serve.
 #[must_use]
 pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSpec {
-    let identity = |domain: &mesh_core::names::TrustDomain| domain.workload(NAMESPACE, labels::GATEWAY_NAME).to_string();
+    let identity = |domain: &mesh_core::names::TrustDomain| {
+        domain.workload(NAMESPACE, labels::GATEWAY_NAME).to_string()
+    };
     // A region whose certificate is not known yet cannot be verified, so it is not called yet.
     let consume = delivery.consume.iter().filter_map(|(region, consume)| {
         let trust = delivery.trusts.get(region)?;
-        Some(self::consume(delivery, region.as_str(), consume, identity(&trust.trust_domain)))
+        Some(self::consume(
+            delivery,
+            region.as_str(),
+            consume,
+            identity(&trust.trust_domain),
+        ))
     });
     let serve = delivery.serve.iter().filter_map(|(caller, kind)| {
         let trust = delivery.trusts.get(caller)?;
@@ -40,13 +47,24 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
         role: role(delivery.role),
         trust_domain: delivery.trust_domain.to_string(),
         identity: identity(&delivery.trust_domain),
-        root: api::Root { generation: delivery.root.generation, certificate: delivery.root.certificate.clone() },
+        root: api::Root {
+            generation: delivery.root.generation,
+            certificate: delivery.root.certificate.clone(),
+        },
         signer_generation: 1,
         leaf_seconds: settings.leaf_seconds,
         intermediate_seconds: settings.intermediate_seconds,
-        trusts: delivery.trusts.iter().map(|(cluster, known)| trust(cluster.as_str(), known)).collect(),
+        trusts: delivery
+            .trusts
+            .iter()
+            .map(|(cluster, known)| trust(cluster.as_str(), known))
+            .collect(),
         serve: serve.collect(),
-        backends: if delivery.gateway { backends(&delivery.contract) } else { Vec::new() },
+        backends: if delivery.gateway {
+            backends(&delivery.contract)
+        } else {
+            Vec::new()
+        },
         consume: consume.collect(),
     }
 }
@@ -63,8 +81,18 @@ fn consume(delivery: &Delivery, region: &str, consume: &Consume, identity: Strin
         service: consume.service.clone(),
         sni: sni(delivery.cluster.as_str(), &consume.service),
         identity,
-        addresses: consume.targets.iter().map(|t| Address { host: t.host.clone(), port: t.port }).collect(),
-        probe: delivery.contract.probe_path(consume.caller).unwrap_or_else(|| "/".to_owned()),
+        addresses: consume
+            .targets
+            .iter()
+            .map(|t| Address {
+                host: t.host.clone(),
+                port: t.port,
+            })
+            .collect(),
+        probe: delivery
+            .contract
+            .probe_path(consume.caller)
+            .unwrap_or_else(|| "/".to_owned()),
     }
 }
 
@@ -72,7 +100,11 @@ fn trust(cluster: &str, trust: &Trust) -> api::Trust {
     api::Trust {
         cluster: cluster.to_owned(),
         trust_domain: trust.trust_domain.to_string(),
-        certificates: trust.anchors.iter().map(|anchor| anchor.certificate.clone()).collect(),
+        certificates: trust
+            .anchors
+            .iter()
+            .map(|anchor| anchor.certificate.clone())
+            .collect(),
     }
 }
 

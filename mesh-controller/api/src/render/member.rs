@@ -57,20 +57,54 @@ pub struct ManagedKind {
     pub namespaced: bool,
 }
 
-const fn kind(api_version: &'static str, kind: &'static str, plural: &'static str, namespaced: bool) -> ManagedKind {
-    ManagedKind { api_version, kind, plural, namespaced }
+const fn kind(
+    api_version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    namespaced: bool,
+) -> ManagedKind {
+    ManagedKind {
+        api_version,
+        kind,
+        plural,
+        namespaced,
+    }
 }
 
 pub(super) const NAMESPACE_KIND: ManagedKind = kind("v1", "Namespace", "namespaces", false);
-pub(super) const CRD: ManagedKind =
-    kind("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", false);
-pub(super) const SERVICE_ACCOUNT: ManagedKind = kind("v1", "ServiceAccount", "serviceaccounts", true);
-pub(super) const CLUSTER_ROLE: ManagedKind = kind("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false);
-pub(super) const CLUSTER_ROLE_BINDING: ManagedKind =
-    kind("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "clusterrolebindings", false);
+pub(super) const CRD: ManagedKind = kind(
+    "apiextensions.k8s.io/v1",
+    "CustomResourceDefinition",
+    "customresourcedefinitions",
+    false,
+);
+pub(super) const SERVICE_ACCOUNT: ManagedKind =
+    kind("v1", "ServiceAccount", "serviceaccounts", true);
+pub(super) const CLUSTER_ROLE: ManagedKind = kind(
+    "rbac.authorization.k8s.io/v1",
+    "ClusterRole",
+    "clusterroles",
+    false,
+);
+pub(super) const CLUSTER_ROLE_BINDING: ManagedKind = kind(
+    "rbac.authorization.k8s.io/v1",
+    "ClusterRoleBinding",
+    "clusterrolebindings",
+    false,
+);
 pub(super) const ROLE: ManagedKind = kind("rbac.authorization.k8s.io/v1", "Role", "roles", true);
-pub(super) const ROLE_BINDING: ManagedKind = kind("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings", true);
-pub(super) const AGENT: ManagedKind = kind("mesh.kof.k0rdent.mirantis.com/v1alpha1", "MeshAgent", "meshagents", true);
+pub(super) const ROLE_BINDING: ManagedKind = kind(
+    "rbac.authorization.k8s.io/v1",
+    "RoleBinding",
+    "rolebindings",
+    true,
+);
+pub(super) const AGENT: ManagedKind = kind(
+    "mesh.kof.k0rdent.mirantis.com/v1alpha1",
+    "MeshAgent",
+    "meshagents",
+    true,
+);
 pub(super) const SERVICE: ManagedKind = kind("v1", "Service", "services", true);
 pub(super) const DEPLOYMENT: ManagedKind = kind("apps/v1", "Deployment", "deployments", true);
 
@@ -100,7 +134,12 @@ pub fn member_objects(delivery: &Delivery, settings: &MemberSettings) -> Vec<Ren
         make.object(NAMESPACE_KIND, None, NAMESPACE, json!({})),
         make.object(NAMESPACE_KIND, None, TELEMETRY_NAMESPACE, json!({})),
         make.crd(),
-        make.object(SERVICE_ACCOUNT, Some(NAMESPACE), labels::AGENT_NAME, json!({})),
+        make.object(
+            SERVICE_ACCOUNT,
+            Some(NAMESPACE),
+            labels::AGENT_NAME,
+            json!({}),
+        ),
     ];
     objects.extend(workload::roles(&make));
     objects.push(make.object(
@@ -113,7 +152,12 @@ pub fn member_objects(delivery: &Delivery, settings: &MemberSettings) -> Vec<Ren
     if delivery.gateway {
         objects.push(workload::gateway_service(&make));
     }
-    objects.extend(delivery.consume.values().map(|consume| workload::telemetry_service(&make, &consume.service)));
+    objects.extend(
+        delivery
+            .consume
+            .values()
+            .map(|consume| workload::telemetry_service(&make, &consume.service)),
+    );
     objects
 }
 
@@ -123,7 +167,13 @@ pub(super) struct Make<'a> {
 }
 
 impl Make<'_> {
-    pub(super) fn object(&self, kind: ManagedKind, namespace: Option<&str>, name: &str, rest: Value) -> Rendered {
+    pub(super) fn object(
+        &self,
+        kind: ManagedKind,
+        namespace: Option<&str>,
+        name: &str,
+        rest: Value,
+    ) -> Rendered {
         let mut body = json!({
             "apiVersion": kind.api_version,
             "kind": kind.kind,
@@ -140,7 +190,12 @@ impl Make<'_> {
             merge(&mut body, json!({ "metadata": { "namespace": namespace } }));
         }
         merge(&mut body, rest);
-        Rendered { kind, namespace: namespace.map(str::to_owned), name: name.to_owned(), body }
+        Rendered {
+            kind,
+            namespace: namespace.map(str::to_owned),
+            name: name.to_owned(),
+            body,
+        }
     }
 
     fn crd(&self) -> Rendered {

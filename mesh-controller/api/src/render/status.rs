@@ -11,7 +11,9 @@ use mesh_core::{
 
 use crate::{
     NAMESPACE, labels,
-    member::{self, Address, Intermediate, MeshMember, MeshMemberSpec, MeshMemberStatus, Path, Source},
+    member::{
+        self, Address, Intermediate, MeshMember, MeshMemberSpec, MeshMemberStatus, Path, Source,
+    },
     mesh::{DataPlane, MeshStatus, RootStatus},
     read::Membership,
 };
@@ -27,7 +29,10 @@ pub fn mesh_member(source: &Source, membership: &Membership) -> MeshMember {
         source: source.clone(),
         overrides: None,
     };
-    let labels = [(labels::MANAGED_BY.to_owned(), labels::MANAGED_BY_US.to_owned())];
+    let labels = [(
+        labels::MANAGED_BY.to_owned(),
+        labels::MANAGED_BY_US.to_owned(),
+    )];
     MeshMember {
         metadata: ObjectMeta {
             name: Some(source.name.clone()),
@@ -56,20 +61,46 @@ pub struct MemberView<'a> {
 
 /// The status of a member. What did not change keeps its time, so that equal means nothing to write.
 #[must_use]
-pub fn member_status(view: MemberView<'_>, before: &MeshMemberStatus, now: Timestamp) -> MeshMemberStatus {
-    let MemberView { plan, facts, identity, generation } = view;
+pub fn member_status(
+    view: MemberView<'_>,
+    before: &MeshMemberStatus,
+    now: Timestamp,
+) -> MeshMemberStatus {
+    let MemberView {
+        plan,
+        facts,
+        identity,
+        generation,
+    } = view;
     let conditions = conditions(&plan.verdicts, &before.conditions, generation, now);
     let first = plan.verdicts.iter().find(|v| v.state != State::True);
-    let ready = plan.paths.iter().filter(|path| path.state == State::True).count();
-    let addresses = facts.gateway.iter().map(|t| Address { host: t.host.clone(), port: t.port }).collect();
-    let gateway: Vec<String> = facts.gateway.iter().map(|t| format!("{}:{}", t.host, t.port)).collect();
+    let ready = plan
+        .paths
+        .iter()
+        .filter(|path| path.state == State::True)
+        .count();
+    let addresses = facts
+        .gateway
+        .iter()
+        .map(|t| Address {
+            host: t.host.clone(),
+            port: t.port,
+        })
+        .collect();
+    let gateway: Vec<String> = facts
+        .gateway
+        .iter()
+        .map(|t| format!("{}:{}", t.host, t.port))
+        .collect();
     MeshMemberStatus {
         observed_generation: generation,
         why: first.map(|v| format!("{}: {}: {}", v.kind.as_str(), v.reason, v.message)),
         paths_ready: (!plan.paths.is_empty()).then(|| format!("{ready}/{}", plan.paths.len())),
         cluster_uid: before.cluster_uid.clone().or_else(|| match &facts.reach {
             // Whoever is refused may not sit on a cluster.
-            Reach::Answers { cluster_uid } if facts.delivered.is_some() => Some(cluster_uid.clone()),
+            Reach::Answers { cluster_uid } if facts.delivered.is_some() => {
+                Some(cluster_uid.clone())
+            }
             Reach::Answers { .. } | Reach::Unknown | Reach::Lost(_) => None,
         }),
         identity: identity.map(ToString::to_string),
@@ -114,12 +145,27 @@ fn word(state: State) -> &'static str {
     }
 }
 
-fn conditions(verdicts: &[Verdict], before: &[Condition], generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+fn conditions(
+    verdicts: &[Verdict],
+    before: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     verdicts
         .iter()
         .map(|verdict| {
             let (kind, status) = (verdict.kind.as_str(), word(verdict.state));
-            condition(&Said { kind, status, reason: &verdict.reason, message: &verdict.message }, before, generation, now)
+            condition(
+                &Said {
+                    kind,
+                    status,
+                    reason: &verdict.reason,
+                    message: &verdict.message,
+                },
+                before,
+                generation,
+                now,
+            )
         })
         .collect()
 }
@@ -132,11 +178,19 @@ struct Said<'a> {
 }
 
 /// A condition; its time changes with its status, as Kubernetes wants.
-fn condition(said: &Said<'_>, before: &[Condition], generation: Option<i64>, now: Timestamp) -> Condition {
+fn condition(
+    said: &Said<'_>,
+    before: &[Condition],
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Condition {
     let since = before
         .iter()
         .find(|old| old.type_ == said.kind && old.status == said.status)
-        .map_or_else(|| Time(whole_seconds(now)), |old| old.last_transition_time.clone());
+        .map_or_else(
+            || Time(whole_seconds(now)),
+            |old| old.last_transition_time.clone(),
+        );
     Condition {
         type_: said.kind.to_owned(),
         status: said.status.to_owned(),
@@ -165,10 +219,19 @@ pub fn mesh_status(
     let ready = members.iter().filter(|ready| **ready).count();
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let (status, reason, message) = match root {
-        Ok(root) => ("True", "Ready", format!("generation {}, until {}", root.generation, root.not_after)),
+        Ok(root) => (
+            "True",
+            "Ready",
+            format!("generation {}, until {}", root.generation, root.not_after),
+        ),
         Err(why) => ("False", why.reason.as_str(), why.message.clone()),
     };
-    let said = Said { kind: "RootReady", status, reason, message: &message };
+    let said = Said {
+        kind: "RootReady",
+        status,
+        reason,
+        message: &message,
+    };
     MeshStatus {
         observed_generation: generation,
         data_plane: Some(DataPlane::Envoy),
@@ -194,6 +257,16 @@ pub fn management_source(uid: &str) -> Source {
 /// The membership of the management cluster itself.
 #[must_use]
 pub fn management_membership(mesh: &str, overrides: Option<&member::Overrides>) -> Membership {
-    let claim = crate::read::claim(labels::MANAGEMENT, member::Role::Management, None, overrides);
-    Membership { mesh: mesh.to_owned(), role: member::Role::Management, region: None, claim }
+    let claim = crate::read::claim(
+        labels::MANAGEMENT,
+        member::Role::Management,
+        None,
+        overrides,
+    );
+    Membership {
+        mesh: mesh.to_owned(),
+        role: member::Role::Management,
+        region: None,
+        claim,
+    }
 }

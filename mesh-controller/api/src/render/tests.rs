@@ -36,13 +36,20 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
             not_after: "2030-01-01T00:00:00Z".parse().unwrap(),
         }],
     };
-    let cluster = if role == Role::Region { "region1" } else { "child1" };
+    let cluster = if role == Role::Region {
+        "region1"
+    } else {
+        "child1"
+    };
     let mut delivery = Delivery {
         mesh: "default".parse().unwrap(),
         cluster: cluster.parse().unwrap(),
         role,
         trust_domain: format!("{cluster}.mesh.example").parse().unwrap(),
-        root: RootFacts { generation: 1, certificate: "PEM of root".to_owned() },
+        root: RootFacts {
+            generation: 1,
+            certificate: "PEM of root".to_owned(),
+        },
         gateway: role == Role::Region,
         trusts: BTreeMap::from([(peer.parse().unwrap(), trust)]),
         serve: BTreeMap::new(),
@@ -52,9 +59,18 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
     if role == Role::Region {
         delivery.serve.insert(peer.parse().unwrap(), Caller::Child);
     } else {
-        let targets =
-            targets.iter().map(|host| Target { host: (*host).to_owned(), port: 15443 }).collect::<BTreeSet<_>>();
-        let consume = Consume { caller: Caller::Child, service: format!("{peer}-vmauth"), targets };
+        let targets = targets
+            .iter()
+            .map(|host| Target {
+                host: (*host).to_owned(),
+                port: 15443,
+            })
+            .collect::<BTreeSet<_>>();
+        let consume = Consume {
+            caller: Caller::Child,
+            service: format!("{peer}-vmauth"),
+            targets,
+        };
         delivery.consume.insert(peer.parse().unwrap(), consume);
     }
     delivery
@@ -62,15 +78,27 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
 
 #[test]
 fn both_ends_of_a_link_agree_on_its_sni_and_identities() {
-    let child = mesh_agent(&delivery(Role::Child, "region1", &["192.0.2.1"]), &settings());
+    let child = mesh_agent(
+        &delivery(Role::Child, "region1", &["192.0.2.1"]),
+        &settings(),
+    );
     let region = mesh_agent(&delivery(Role::Region, "child1", &[]), &settings());
     let (calls, serves) = (&child.consume[0], &region.serve[0]);
     assert_eq!(calls.sni, serves.sni);
     assert_eq!(calls.sni, "child1.region1-vmauth.kof.svc.cluster.local");
     assert_eq!(calls.identity, region.identity);
     assert_eq!(serves.identities, [child.identity.clone()]);
-    assert_eq!(child.identity, "spiffe://child1.mesh.example/ns/istio-system/sa/mesh-gateway");
-    assert!(serves.grants.iter().any(|grant| calls.probe.starts_with(&grant.prefix)), "a probe must be granted");
+    assert_eq!(
+        child.identity,
+        "spiffe://child1.mesh.example/ns/istio-system/sa/mesh-gateway"
+    );
+    assert!(
+        serves
+            .grants
+            .iter()
+            .any(|grant| calls.probe.starts_with(&grant.prefix)),
+        "a probe must be granted"
+    );
 }
 
 #[test]
@@ -78,19 +106,47 @@ fn a_region_without_a_certificate_is_not_called_yet() {
     let mut early = delivery(Role::Child, "region1", &["192.0.2.1"]);
     early.trusts.clear();
     assert!(mesh_agent(&early, &settings()).consume.is_empty());
-    let kinds: Vec<_> = member_objects(&early, &settings()).into_iter().map(|o| (o.kind.kind, o.name)).collect();
-    assert!(kinds.contains(&("Service", "region1-vmauth".to_owned())), "its name is there already: {kinds:?}");
+    let kinds: Vec<_> = member_objects(&early, &settings())
+        .into_iter()
+        .map(|o| (o.kind.kind, o.name))
+        .collect();
+    assert!(
+        kinds.contains(&("Service", "region1-vmauth".to_owned())),
+        "its name is there already: {kinds:?}"
+    );
 }
 
 #[test]
 fn everything_is_labelled_namespaced_and_prunable() {
-    for delivery in [delivery(Role::Child, "region1", &[]), delivery(Role::Region, "child1", &[])] {
+    for delivery in [
+        delivery(Role::Child, "region1", &[]),
+        delivery(Role::Region, "child1", &[]),
+    ] {
         for object in member_objects(&delivery, &settings()) {
             let labels = object.body.pointer("/metadata/labels").unwrap();
-            assert_eq!(labels[crate::labels::INSTALL], "install-uid", "{}", object.name);
-            assert_eq!(labels[crate::labels::MEMBER], "member-uid", "{}", object.name);
-            assert_eq!(object.kind.namespaced, object.namespace.is_some(), "{}", object.name);
-            assert!(prunable().contains(&object.kind), "{:?} would be left behind", object.kind);
+            assert_eq!(
+                labels[crate::labels::INSTALL],
+                "install-uid",
+                "{}",
+                object.name
+            );
+            assert_eq!(
+                labels[crate::labels::MEMBER],
+                "member-uid",
+                "{}",
+                object.name
+            );
+            assert_eq!(
+                object.kind.namespaced,
+                object.namespace.is_some(),
+                "{}",
+                object.name
+            );
+            assert!(
+                prunable().contains(&object.kind),
+                "{:?} would be left behind",
+                object.kind
+            );
         }
     }
 }
@@ -98,12 +154,27 @@ fn everything_is_labelled_namespaced_and_prunable() {
 #[test]
 fn pods_satisfy_the_restricted_level() {
     let objects = member_objects(&delivery(Role::Region, "child1", &[]), &settings());
-    let pod = objects.iter().find(|o| o.kind.kind == "Deployment").unwrap().body.pointer("/spec/template/spec").unwrap();
+    let pod = objects
+        .iter()
+        .find(|o| o.kind.kind == "Deployment")
+        .unwrap()
+        .body
+        .pointer("/spec/template/spec")
+        .unwrap();
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
-    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(
+        pod["securityContext"]["seccompProfile"]["type"],
+        "RuntimeDefault"
+    );
     for container in pod["containers"].as_array().unwrap() {
-        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
-        assert_eq!(container["securityContext"]["capabilities"]["drop"][0], "ALL");
+        assert_eq!(
+            container["securityContext"]["allowPrivilegeEscalation"],
+            false
+        );
+        assert_eq!(
+            container["securityContext"]["capabilities"]["drop"][0],
+            "ALL"
+        );
     }
 }
 
@@ -112,9 +183,15 @@ fn the_charts_crds_are_those_of_the_types() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/kof-istio/crds");
     for crd in crate::crds() {
         let file = folder.join(format!("{}.yaml", crd.metadata.name.clone().unwrap()));
-        let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}; run `make crds`", file.display()));
+        let text = std::fs::read_to_string(&file)
+            .unwrap_or_else(|e| panic!("{}: {e}; run `make crds`", file.display()));
         let in_chart: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
-        assert_eq!(in_chart, serde_json::to_value(&crd).unwrap(), "{} is old; run `make crds`", file.display());
+        assert_eq!(
+            in_chart,
+            serde_json::to_value(&crd).unwrap(),
+            "{} is old; run `make crds`",
+            file.display()
+        );
     }
 }
 
@@ -124,7 +201,10 @@ fn every_field_of_our_objects_is_documented() {
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let at = format!("{at}.{name}");
             // Conditions are described by Kubernetes; an object of ours by the type behind it.
-            assert!(property.get("description").is_some(), "{at} has no description");
+            assert!(
+                property.get("description").is_some(),
+                "{at} has no description"
+            );
             check(&at, property);
             check(&at, &property["items"]);
         }
@@ -132,7 +212,8 @@ fn every_field_of_our_objects_is_documented() {
     for crd in [crate::crds(), vec![crate::crd::<crate::agent::MeshAgent>()]].concat() {
         let crd = serde_json::to_value(crd).unwrap();
         for part in ["spec", "status"] {
-            let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][part];
+            let schema =
+                &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"][part];
             check(part, schema);
         }
     }

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::member::{
-    CLUSTER_ROLE, CLUSTER_ROLE_BINDING, DEPLOYMENT, Make, MemberSettings, ROLE, ROLE_BINDING, Rendered, SERVICE,
+    CLUSTER_ROLE, CLUSTER_ROLE_BINDING, DEPLOYMENT, Make, MemberSettings, ROLE, ROLE_BINDING,
+    Rendered, SERVICE,
 };
 use crate::{GROUP, NAMESPACE, TELEMETRY_NAMESPACE, labels};
 
@@ -18,7 +19,8 @@ const DRAIN_SECONDS: u16 = 5;
 
 /// What the agent may do, and nothing else: in its own cluster only, and no Secret but its own.
 pub(super) fn roles(make: &Make<'_>) -> Vec<Rendered> {
-    let subjects = json!([{ "kind": "ServiceAccount", "name": labels::AGENT_NAME, "namespace": NAMESPACE }]);
+    let subjects =
+        json!([{ "kind": "ServiceAccount", "name": labels::AGENT_NAME, "namespace": NAMESPACE }]);
     let role_ref = |kind: &str| json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": labels::AGENT_NAME });
     let requests = json!([
         { "apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests"], "verbs": ["create", "get", "list", "watch"] },
@@ -37,11 +39,31 @@ pub(super) fn roles(make: &Make<'_>) -> Vec<Rendered> {
     let name = labels::AGENT_NAME;
     vec![
         make.object(CLUSTER_ROLE, None, name, json!({ "rules": requests })),
-        make.object(CLUSTER_ROLE_BINDING, None, name, json!({ "subjects": subjects, "roleRef": role_ref("ClusterRole") })),
+        make.object(
+            CLUSTER_ROLE_BINDING,
+            None,
+            name,
+            json!({ "subjects": subjects, "roleRef": role_ref("ClusterRole") }),
+        ),
         make.object(ROLE, Some(NAMESPACE), name, json!({ "rules": own })),
-        make.object(ROLE_BINDING, Some(NAMESPACE), name, json!({ "subjects": subjects, "roleRef": role_ref("Role") })),
-        make.object(ROLE, Some(TELEMETRY_NAMESPACE), name, json!({ "rules": names })),
-        make.object(ROLE_BINDING, Some(TELEMETRY_NAMESPACE), name, json!({ "subjects": subjects, "roleRef": role_ref("Role") })),
+        make.object(
+            ROLE_BINDING,
+            Some(NAMESPACE),
+            name,
+            json!({ "subjects": subjects, "roleRef": role_ref("Role") }),
+        ),
+        make.object(
+            ROLE,
+            Some(TELEMETRY_NAMESPACE),
+            name,
+            json!({ "rules": names }),
+        ),
+        make.object(
+            ROLE_BINDING,
+            Some(TELEMETRY_NAMESPACE),
+            name,
+            json!({ "subjects": subjects, "roleRef": role_ref("Role") }),
+        ),
     ]
 }
 
@@ -83,7 +105,11 @@ pub(super) fn telemetry_service(make: &Make<'_>, name: &str) -> Rendered {
 /// The agent and its Envoy.
 pub(super) fn deployment(make: &Make<'_>, settings: &MemberSettings) -> Rendered {
     let app = json!({ "app": labels::AGENT_NAME });
-    let pull: Vec<Value> = settings.pull_secrets.iter().map(|name| json!({ "name": name })).collect();
+    let pull: Vec<Value> = settings
+        .pull_secrets
+        .iter()
+        .map(|name| json!({ "name": name }))
+        .collect();
     let mut pod = json!({
         "serviceAccountName": labels::AGENT_NAME,
         "terminationGracePeriodSeconds": 30,

@@ -5,13 +5,35 @@ use super::*;
 #[test]
 fn refuses_each_kind_of_bad_label() {
     assert_eq!("".parse::<ClusterName>(), Err(NameError::Empty));
-    assert!(matches!("East".parse::<ClusterName>(), Err(NameError::BadCharacter { bad: 'E', .. })));
-    assert!(matches!("a.b".parse::<ClusterName>(), Err(NameError::BadCharacter { bad: '.', .. })));
-    assert!(matches!("bücher".parse::<ClusterName>(), Err(NameError::BadCharacter { bad: 'ü', .. })));
-    assert!(matches!("-a".parse::<ClusterName>(), Err(NameError::HyphenAtEnd { .. })));
-    assert!(matches!("a-".parse::<ClusterName>(), Err(NameError::HyphenAtEnd { .. })));
+    assert!(matches!(
+        "East".parse::<ClusterName>(),
+        Err(NameError::BadCharacter { bad: 'E', .. })
+    ));
+    assert!(matches!(
+        "a.b".parse::<ClusterName>(),
+        Err(NameError::BadCharacter { bad: '.', .. })
+    ));
+    assert!(matches!(
+        "bücher".parse::<ClusterName>(),
+        Err(NameError::BadCharacter { bad: 'ü', .. })
+    ));
+    assert!(matches!(
+        "-a".parse::<ClusterName>(),
+        Err(NameError::HyphenAtEnd { .. })
+    ));
+    assert!(matches!(
+        "a-".parse::<ClusterName>(),
+        Err(NameError::HyphenAtEnd { .. })
+    ));
     let long = "a".repeat(64);
-    assert!(matches!(long.parse::<ClusterName>(), Err(NameError::TooLong { len: 64, max: 63, .. })));
+    assert!(matches!(
+        long.parse::<ClusterName>(),
+        Err(NameError::TooLong {
+            len: 64,
+            max: 63,
+            ..
+        })
+    ));
 }
 
 #[test]
@@ -19,7 +41,10 @@ fn a_region_has_room_for_its_service() {
     let fits: ClusterName = "r".repeat(56).parse().unwrap();
     assert_eq!(fits.service().unwrap().len(), 63);
     let not: ClusterName = "r".repeat(57).parse().unwrap();
-    assert!(matches!(not.service(), Err(NameError::TooLong { max: 56, .. })));
+    assert!(matches!(
+        not.service(),
+        Err(NameError::TooLong { max: 56, .. })
+    ));
 }
 
 #[test]
@@ -29,7 +54,10 @@ fn each_member_has_its_own_trust_domain() {
     let domain = mesh.of_member(&child).unwrap();
     assert_eq!(domain.as_str(), "child-1.mesh.example.internal");
     let id = domain.workload("istio-system", "mesh-gateway");
-    assert_eq!(id.as_str(), "spiffe://child-1.mesh.example.internal/ns/istio-system/sa/mesh-gateway");
+    assert_eq!(
+        id.as_str(),
+        "spiffe://child-1.mesh.example.internal/ns/istio-system/sa/mesh-gateway"
+    );
     assert_eq!(id.as_str().parse::<SpiffeId>().unwrap(), id);
 }
 

@@ -13,7 +13,10 @@ fn at(second: i64) -> Timestamp {
 }
 
 fn key(name: &str) -> MemberKey {
-    MemberKey { namespace: "kcm-system".to_owned(), name: name.to_owned() }
+    MemberKey {
+        namespace: "kcm-system".to_owned(),
+        name: name.to_owned(),
+    }
 }
 
 fn name(text: &str) -> ClusterName {
@@ -21,11 +24,19 @@ fn name(text: &str) -> ClusterName {
 }
 
 fn anchor(of: &str) -> Anchor {
-    Anchor { generation: 1, certificate: format!("PEM of {of}"), fingerprint: of.to_owned(), not_after: at(9_000_000) }
+    Anchor {
+        generation: 1,
+        certificate: format!("PEM of {of}"),
+        fingerprint: of.to_owned(),
+        not_after: at(9_000_000),
+    }
 }
 
 fn target(host: &str) -> Target {
-    Target { host: host.to_owned(), port: 15443 }
+    Target {
+        host: host.to_owned(),
+        port: 15443,
+    }
 }
 
 /// A member that works, before anything was delivered.
@@ -40,12 +51,18 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> MemberFacts {
         }),
         life: Life::Active,
         access: Access::Found,
-        reach: Reach::Answers { cluster_uid: format!("uid of {cluster}") },
+        reach: Reach::Answers {
+            cluster_uid: format!("uid of {cluster}"),
+        },
         delivered: None,
         hindrances: Vec::new(),
         agent: None,
         anchors: vec![anchor(cluster)],
-        gateway: if role == Role::Region { BTreeSet::from([target("192.0.2.1")]) } else { BTreeSet::new() },
+        gateway: if role == Role::Region {
+            BTreeSet::from([target("192.0.2.1")])
+        } else {
+            BTreeSet::new()
+        },
     }
 }
 
@@ -54,12 +71,21 @@ fn fleet() -> Facts {
         mesh: "default".parse().unwrap(),
         trust_domain: "mesh.example".parse().unwrap(),
         contract: Contract::default(),
-        root: Ok(RootFacts { generation: 1, certificate: "root".to_owned() }),
+        root: Ok(RootFacts {
+            generation: 1,
+            certificate: "root".to_owned(),
+        }),
         members: BTreeMap::from([
-            (key("management"), member("management", Role::Management, None)),
+            (
+                key("management"),
+                member("management", Role::Management, None),
+            ),
             (key("region1"), member("region1", Role::Region, None)),
             (key("region2"), member("region2", Role::Region, None)),
-            (key("child1"), member("child1", Role::Child, Some("region1"))),
+            (
+                key("child1"),
+                member("child1", Role::Child, Some("region1")),
+            ),
         ]),
     }
 }
@@ -68,17 +94,37 @@ fn fleet() -> Facts {
 fn carry_out(facts: &mut Facts) {
     let planned = look(facts);
     for (key, planned) in planned.members {
-        let Action::Deliver(delivery) = planned.action else { continue };
+        let Action::Deliver(delivery) = planned.action else {
+            continue;
+        };
         let paths = delivery
             .consume
             .keys()
-            .map(|region| (region.clone(), PathFacts { outcome: Ok(()), since: at(2000) }))
+            .map(|region| {
+                (
+                    region.clone(),
+                    PathFacts {
+                        outcome: Ok(()),
+                        since: at(2000),
+                    },
+                )
+            })
             .collect();
         let member = facts.members.get_mut(&key).unwrap();
-        let replica = ReplicaFacts { accepted: Some(7), paths, ..ReplicaFacts::default() };
-        member.delivered = Some(Delivered { delivery: *delivery, generation: 7, since: at(2000) });
-        member.agent =
-            Some(AgentFacts { intermediate_obstacle: None, replicas: BTreeMap::from([("pod".to_owned(), replica)]) });
+        let replica = ReplicaFacts {
+            accepted: Some(7),
+            paths,
+            ..ReplicaFacts::default()
+        };
+        member.delivered = Some(Delivered {
+            delivery: *delivery,
+            generation: 7,
+            since: at(2000),
+        });
+        member.agent = Some(AgentFacts {
+            intermediate_obstacle: None,
+            replicas: BTreeMap::from([("pod".to_owned(), replica)]),
+        });
     }
 }
 
@@ -94,15 +140,31 @@ fn delivered<'a>(plan: &'a Plan, name: &str) -> &'a Delivery {
 }
 
 fn state(plan: &Plan, name: &str, kind: Kind) -> (State, String) {
-    let verdict = plan.members[&key(name)].verdicts.iter().find(|v| v.kind == kind).unwrap();
+    let verdict = plan.members[&key(name)]
+        .verdicts
+        .iter()
+        .find(|v| v.kind == kind)
+        .unwrap();
     (verdict.state, verdict.reason.clone())
 }
 
 #[test]
 fn links_lead_from_children_and_management_to_regions_and_nowhere_else() {
     let plan = look(&fleet());
-    let calls = |of: &str| delivered(&plan, of).consume.keys().map(ToString::to_string).collect::<Vec<_>>();
-    let serves = |of: &str| delivered(&plan, of).serve.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let calls = |of: &str| {
+        delivered(&plan, of)
+            .consume
+            .keys()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let serves = |of: &str| {
+        delivered(&plan, of)
+            .serve
+            .keys()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(calls("child1"), ["region1"]);
     assert_eq!(calls("management"), ["region1", "region2"]);
     assert_eq!(calls("region1"), Vec::<String>::new());
@@ -116,7 +178,13 @@ fn links_lead_from_children_and_management_to_regions_and_nowhere_else() {
 #[test]
 fn each_member_trusts_only_those_at_the_other_end_of_its_links() {
     let plan = look(&fleet());
-    let trusts = |of: &str| delivered(&plan, of).trusts.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let trusts = |of: &str| {
+        delivered(&plan, of)
+            .trusts
+            .keys()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(trusts("child1"), ["region1"]);
     assert_eq!(trusts("region2"), ["management"]);
 }
@@ -128,7 +196,11 @@ fn what_was_carried_out_is_ready_and_leaves_nothing_to_plan() {
     let after = look(&facts);
     for (key, member) in &after.members {
         assert!(member.settled);
-        let not: Vec<_> = member.verdicts.iter().filter(|v| v.state != State::True).collect();
+        let not: Vec<_> = member
+            .verdicts
+            .iter()
+            .filter(|v| v.state != State::True)
+            .collect();
         assert!(not.is_empty(), "{key}: {not:?}");
     }
     assert_eq!(after, look(&facts), "same facts, same plan");
@@ -137,18 +209,34 @@ fn what_was_carried_out_is_ready_and_leaves_nothing_to_plan() {
 #[test]
 fn the_elder_of_two_keeps_a_cluster_id_and_both_are_told() {
     let mut facts = fleet();
-    let other = MemberKey { namespace: "other".to_owned(), name: "child1".to_owned() };
+    let other = MemberKey {
+        namespace: "other".to_owned(),
+        name: "child1".to_owned(),
+    };
     let mut twin = member("child1", Role::Child, Some("region1"));
     twin.created = at(2000);
-    twin.reach = Reach::Answers { cluster_uid: "another".to_owned() };
+    twin.reach = Reach::Answers {
+        cluster_uid: "another".to_owned(),
+    };
     facts.members.insert(other.clone(), twin);
     carry_out(&mut facts);
     let plan = look(&facts);
     assert_eq!(plan.members[&other].action, Action::Wait);
-    let told = plan.members[&other].verdicts.iter().find(|v| v.kind == Kind::Enrolled).unwrap();
+    let told = plan.members[&other]
+        .verdicts
+        .iter()
+        .find(|v| v.kind == Kind::Enrolled)
+        .unwrap();
     assert_eq!(told.reason, "ClusterIdTaken");
-    assert_eq!(state(&plan, "child1", Kind::Enrolled), (State::True, "ClusterIdContested".to_owned()));
-    assert_eq!(state(&plan, "child1", Kind::Ready).0, State::True, "the elder goes on");
+    assert_eq!(
+        state(&plan, "child1", Kind::Enrolled),
+        (State::True, "ClusterIdContested".to_owned())
+    );
+    assert_eq!(
+        state(&plan, "child1", Kind::Ready).0,
+        State::True,
+        "the elder goes on"
+    );
 }
 
 #[test]
@@ -156,12 +244,18 @@ fn one_cluster_is_enrolled_once() {
     let mut facts = fleet();
     let mut twin = member("child2", Role::Child, Some("region1"));
     twin.created = at(2000);
-    twin.reach = Reach::Answers { cluster_uid: "uid of child1".to_owned() };
+    twin.reach = Reach::Answers {
+        cluster_uid: "uid of child1".to_owned(),
+    };
     facts.members.insert(key("child2"), twin);
     let plan = look(&facts);
     assert_eq!(plan.members[&key("child2")].action, Action::Wait);
     assert_eq!(state(&plan, "child2", Kind::Enrolled).1, "ClusterTaken");
-    assert!(!delivered(&plan, "region1").serve.contains_key(&name("child2")));
+    assert!(
+        !delivered(&plan, "region1")
+            .serve
+            .contains_key(&name("child2"))
+    );
 }
 
 #[test]
@@ -169,17 +263,44 @@ fn who_leaves_is_forgotten_by_its_peers_at_once() {
     let mut facts = fleet();
     carry_out(&mut facts);
     let child = facts.members.get_mut(&key("child1")).unwrap();
-    child.life = Life::Leaving { since: at(3000), forced: false, gone: false };
-    assert_eq!(look(&facts).members[&key("child1")].action, Action::Withdraw);
-    assert!(!delivered(&look(&facts), "region1").serve.contains_key(&name("child1")));
-    assert!(!delivered(&look(&facts), "region1").trusts.contains_key(&name("child1")));
+    child.life = Life::Leaving {
+        since: at(3000),
+        forced: false,
+        gone: false,
+    };
+    assert_eq!(
+        look(&facts).members[&key("child1")].action,
+        Action::Withdraw
+    );
+    assert!(
+        !delivered(&look(&facts), "region1")
+            .serve
+            .contains_key(&name("child1"))
+    );
+    assert!(
+        !delivered(&look(&facts), "region1")
+            .trusts
+            .contains_key(&name("child1"))
+    );
 
     let lost = Reach::Lost(Obstacle::new("Timeout", "no answer"));
     facts.members.get_mut(&key("child1")).unwrap().reach = lost;
-    assert_eq!(look(&facts).members[&key("child1")].action, Action::Wait, "it is waited for");
-    assert!(!delivered(&look(&facts), "region1").serve.contains_key(&name("child1")));
+    assert_eq!(
+        look(&facts).members[&key("child1")].action,
+        Action::Wait,
+        "it is waited for"
+    );
+    assert!(
+        !delivered(&look(&facts), "region1")
+            .serve
+            .contains_key(&name("child1"))
+    );
     for (forced, gone) in [(true, false), (false, true)] {
-        facts.members.get_mut(&key("child1")).unwrap().life = Life::Leaving { since: at(3000), forced, gone };
+        facts.members.get_mut(&key("child1")).unwrap().life = Life::Leaving {
+            since: at(3000),
+            forced,
+            gone,
+        };
         assert_eq!(look(&facts).members[&key("child1")].action, Action::Release);
     }
 }
@@ -189,11 +310,15 @@ fn an_unreachable_member_keeps_its_place_in_the_plans_of_others() {
     let mut facts = fleet();
     carry_out(&mut facts);
     let before = delivered(&look(&facts), "region1").clone();
-    facts.members.get_mut(&key("child1")).unwrap().reach = Reach::Lost(Obstacle::new("Timeout", "no answer"));
+    facts.members.get_mut(&key("child1")).unwrap().reach =
+        Reach::Lost(Obstacle::new("Timeout", "no answer"));
     let after = look(&facts);
     assert_eq!(delivered(&after, "region1"), &before);
     assert_eq!(after.members[&key("child1")].action, Action::Wait);
-    assert_eq!(state(&after, "child1", Kind::Ready), (State::False, "Reachable".to_owned()));
+    assert_eq!(
+        state(&after, "child1", Kind::Ready),
+        (State::False, "Reachable".to_owned())
+    );
     assert_eq!(state(&after, "region1", Kind::Ready).0, State::True);
 }
 
@@ -203,7 +328,11 @@ fn the_first_condition_that_is_not_true_is_the_answer() {
     carry_out(&mut facts);
     let first = |facts: &Facts| {
         let plan = look(facts);
-        plan.members[&key("child1")].verdicts.iter().find(|v| v.state != State::True).map(|v| (v.kind, v.reason.clone()))
+        plan.members[&key("child1")]
+            .verdicts
+            .iter()
+            .find(|v| v.state != State::True)
+            .map(|v| (v.kind, v.reason.clone()))
     };
     let edit = |change: fn(&mut MemberFacts)| {
         let mut facts = facts.clone();
@@ -211,35 +340,71 @@ fn the_first_condition_that_is_not_true_is_the_answer() {
         first(&facts).unwrap()
     };
     assert_eq!(first(&facts), None);
-    assert_eq!(edit(|m| m.access = Access::Refused(Obstacle::new("X", "x"))).0, Kind::Reachable);
-    assert_eq!(edit(|m| m.hindrances.push(Obstacle::new("Forbidden", "x"))).0, Kind::Enrolled);
+    assert_eq!(
+        edit(|m| m.access = Access::Refused(Obstacle::new("X", "x"))).0,
+        Kind::Reachable
+    );
+    assert_eq!(
+        edit(|m| m.hindrances.push(Obstacle::new("Forbidden", "x"))).0,
+        Kind::Enrolled
+    );
     assert_eq!(edit(|m| m.anchors.clear()).0, Kind::IntermediateReady);
-    assert_eq!(edit(|m| m.delivered.as_mut().unwrap().generation = 8).0, Kind::TrustDistributed);
+    assert_eq!(
+        edit(|m| m.delivered.as_mut().unwrap().generation = 8).0,
+        Kind::TrustDistributed
+    );
     let rejected = |m: &mut MemberFacts| {
-        m.agent.as_mut().unwrap().replicas.get_mut("pod").unwrap().rejected = Some("words of Envoy".to_owned());
+        m.agent
+            .as_mut()
+            .unwrap()
+            .replicas
+            .get_mut("pod")
+            .unwrap()
+            .rejected = Some("words of Envoy".to_owned());
     };
-    assert_eq!(edit(rejected), (Kind::GatewayReady, "ConfigRejected".to_owned()));
+    assert_eq!(
+        edit(rejected),
+        (Kind::GatewayReady, "ConfigRejected".to_owned())
+    );
     let unresolved = |m: &mut MemberFacts| {
         let replica = m.agent.as_mut().unwrap().replicas.get_mut("pod").unwrap();
-        replica.unresolved.insert(name("region1"), Obstacle::new("NotResolved", "x"));
+        replica
+            .unresolved
+            .insert(name("region1"), Obstacle::new("NotResolved", "x"));
     };
     assert_eq!(edit(unresolved).0, Kind::DiscoveryReady);
-    let taken = |m: &mut MemberFacts| m.hindrances.push(Obstacle::new(conditions::NAME_TAKEN, "x"));
+    let taken = |m: &mut MemberFacts| {
+        m.hindrances
+            .push(Obstacle::new(conditions::NAME_TAKEN, "x"))
+    };
     assert_eq!(edit(taken).0, Kind::NamesReady);
     let silent = |m: &mut MemberFacts| {
-        m.agent.as_mut().unwrap().replicas.get_mut("pod").unwrap().paths.clear();
+        m.agent
+            .as_mut()
+            .unwrap()
+            .replicas
+            .get_mut("pod")
+            .unwrap()
+            .paths
+            .clear();
     };
     assert_eq!(edit(silent), (Kind::PathsReady, "NotProbed".to_owned()));
     let mut unknown_region = facts.clone();
     unknown_region.members.remove(&key("region1"));
     carry_out(&mut unknown_region);
-    assert_eq!(first(&unknown_region).unwrap(), (Kind::DiscoveryReady, "NoRegion".to_owned()));
+    assert_eq!(
+        first(&unknown_region).unwrap(),
+        (Kind::DiscoveryReady, "NoRegion".to_owned())
+    );
 }
 
 #[test]
 fn without_a_root_nothing_is_delivered_and_everyone_is_told() {
     let mut facts = fleet();
-    facts.root = Err(Obstacle::new("RootMissing", "Secret istio-system/default-mesh-root is gone"));
+    facts.root = Err(Obstacle::new(
+        "RootMissing",
+        "Secret istio-system/default-mesh-root is gone",
+    ));
     for (key, member) in look(&facts).members {
         assert_eq!(member.action, Action::Wait, "{key}");
         assert!(member.verdicts.iter().any(|v| v.reason == "RootMissing"));
@@ -262,9 +427,15 @@ fn a_change_is_given_time_before_it_is_called_late() {
     let child = facts.members.get_mut(&key("child1")).unwrap();
     child.delivered.as_mut().unwrap().generation = 8;
     let early = plan(&facts, at(2001));
-    assert_eq!(state(&early, "child1", Kind::TrustDistributed).0, State::True);
+    assert_eq!(
+        state(&early, "child1", Kind::TrustDistributed).0,
+        State::True
+    );
     assert_eq!(early.wake_at, Some(at(2010)));
     let late = plan(&facts, at(2010));
-    assert_eq!(state(&late, "child1", Kind::TrustDistributed), (State::False, "AgentBehind".to_owned()));
+    assert_eq!(
+        state(&late, "child1", Kind::TrustDistributed),
+        (State::False, "AgentBehind".to_owned())
+    );
     assert_eq!(late.wake_at, None);
 }
