@@ -215,3 +215,6 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
     let part = Timestamp::now().subsec_nanosecond().unsigned_abs() / 1000 % 512;
     pause + pause * part / 1024
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,3 +23,6 @@ pub mod metrics;
 pub mod tasks;
 pub mod vault;
 pub mod watches;
+
+#[cfg(test)]
+mod testing;
