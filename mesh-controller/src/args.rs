@@ -73,7 +73,12 @@ pub(crate) struct ControllerArgs {
     #[arg(long, env = "MESH_ENVOY_IMAGE")]
     pub(crate) envoy_image: String,
     /// Secrets in namespace istio-system of members to pull images with, separated by commas.
-    #[arg(long, env = "MESH_PULL_SECRETS", value_delimiter = ',', value_name = "NAMES")]
+    #[arg(
+        long,
+        env = "MESH_PULL_SECRETS",
+        value_delimiter = ',',
+        value_name = "NAMES"
+    )]
     pub(crate) pull_secrets: Vec<String>,
     /// What agents log, as --log-level.
     #[arg(long, env = "MESH_AGENT_LOG", default_value = "info")]

@@ -71,7 +71,14 @@ async fn controller(args: ControllerArgs) -> anyhow::Result<()> {
     let alive = pulse(&mut tasks);
     let seen = readiness.clone();
     let ready: Check = Box::new(move || seen.check());
-    tasks.spawn("admin", port.serve(Arc::new(Admin { alive, ready, registry })));
+    tasks.spawn(
+        "admin",
+        port.serve(Arc::new(Admin {
+            alive,
+            ready,
+            registry,
+        })),
+    );
     let settings = ControllerSettings {
         namespace: args.namespace,
         pod: args.pod_name,
@@ -79,7 +86,11 @@ async fn controller(args: ControllerArgs) -> anyhow::Result<()> {
         envoy_image: args.envoy_image,
         // Envoy is told its node's name on its command line.
         envoy_bootstrap: mesh_agent::bootstrap(Path::new(XDS_SOCKET), "", ENVOY_ADMIN),
-        pull_secrets: args.pull_secrets.into_iter().filter(|name| !name.is_empty()).collect(),
+        pull_secrets: args
+            .pull_secrets
+            .into_iter()
+            .filter(|name| !name.is_empty())
+            .collect(),
         log: args.agent_log,
         management_member: args.management_member,
         management_mesh: args.management_mesh,

@@ -9,7 +9,13 @@ use crate::args::{LogArgs, LogFormat};
 
 /// Starts it, on standard error: standard output belongs to what a command prints.
 pub(crate) fn start(args: &LogArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log_level)
+    // The client library shouts each failed attempt; whoever called tells it once, with object and cause.
+    let quiet = if args.log_level.contains("kube_client") {
+        ""
+    } else {
+        ",kube_client::client::builder=off"
+    };
+    let filter = EnvFilter::try_new(format!("{}{quiet}", args.log_level))
         .with_context(|| format!("failed to read the log level {:?}", args.log_level))?;
     let terminal = std::io::stderr().is_terminal();
     let json = match args.log_format {

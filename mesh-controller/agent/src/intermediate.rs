@@ -96,7 +96,8 @@ pub(crate) fn decide(
     }
 }
 
-fn told(signer: &Signer) -> Intermediate {
+/// As it is reported.
+pub(crate) fn told(signer: &Signer) -> Intermediate {
     let facts = signer.authority.certificate();
     Intermediate {
         generation: signer.generation,

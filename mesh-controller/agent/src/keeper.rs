@@ -13,7 +13,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
-    intermediate::{Act, Decision, Entries, Signer, chain_of, decide},
+    intermediate::{Act, Decision, Entries, Signer, chain_of, decide, told},
     jitter,
     report::Board,
     wanted::Wanted,
@@ -129,8 +129,17 @@ impl Keeper {
                 true
             });
         }
-        self.board
-            .intermediates(&decision.held, decision.obstacle.as_ref());
+        // What signs now must be reported, or peers would forget it before there is another.
+        let mut held = decision.held.clone();
+        if let Some(signer) = self.signer.borrow().as_ref()
+            && signer.authority.expires() > Timestamp::now()
+            && held
+                .iter()
+                .all(|known| known.fingerprint != signer.fingerprint())
+        {
+            held.push(told(signer));
+        }
+        self.board.intermediates(&held, decision.obstacle.as_ref());
     }
 
     async fn act(

@@ -173,6 +173,20 @@ impl Draft {
     }
 }
 
+/// A path that is as an earlier life of this pod has told is so since then.
+fn since_before(mut replica: Replica, told: Option<&Replica>) -> Replica {
+    for path in &mut replica.paths {
+        let before = told.and_then(|told| told.paths.iter().find(|p| p.region == path.region));
+        if let Some(before) = before
+            && (before.ready, &before.reason) == (path.ready, &path.reason)
+            && before.since < path.since
+        {
+            path.since.clone_from(&before.since);
+        }
+    }
+    replica
+}
+
 fn whole_second(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
@@ -232,7 +246,7 @@ impl Reporter {
                         .iter()
                         .all(|c| said.paths.contains_key(&c.region));
                 let hurry = mine.is_none() || said.ledger > self.board.ledger_written();
-                let replica = said.replica(&self.pod, &self.version);
+                let replica = since_before(said.replica(&self.pod, &self.version), mine);
                 if !whole && !hurry && begun.elapsed() < GRACE {
                     pause = GRACE;
                 } else if mine != Some(&replica) && !is_recent(last.as_ref(), &replica) {

@@ -73,3 +73,25 @@ fn the_ledger_never_goes_back() {
     board.ledger_confirm(None);
     assert_eq!(board.ledger_written(), Some(now()));
 }
+
+#[test]
+fn a_path_that_did_not_change_over_a_restart_keeps_its_date() {
+    let said = |since, outcome: Result<(), Failure>| {
+        let board = Board::new();
+        board.path("region1", &State { outcome, since });
+        let replica = board.draft.borrow().replica("pod-a", "0.1.0");
+        replica
+    };
+    let before = said(now(), Ok(()));
+    assert_eq!(
+        since_before(said(crate::testing::after(60), Ok(())), Some(&before)),
+        before
+    );
+    let down = Err(Failure {
+        class: Class::Name,
+        message: "x".to_owned(),
+    });
+    let after = said(crate::testing::after(60), down);
+    assert_eq!(since_before(after.clone(), Some(&before)), after);
+    assert_eq!(since_before(after.clone(), None), after);
+}
