@@ -15,7 +15,11 @@ const METRIC: &str = r#"process_start_time_seconds{cluster="child1"}"#;
 
 /// Runs the demo on a fleet that is up.
 pub async fn run(fleet: &Fleet) -> Result<()> {
-    let (management, region, child) = (fleet.cluster("management")?, fleet.cluster("region1")?, fleet.cluster("child1")?);
+    let (management, region, child) = (
+        fleet.cluster("management")?,
+        fleet.cluster("region1")?,
+        fleet.cluster("child1")?,
+    );
     let product = scenario::product()?;
 
     progress::step("installing stand-ins of k0rdent's kinds on management");
@@ -33,22 +37,34 @@ pub async fn run(fleet: &Fleet) -> Result<()> {
         if scenario::member(management, name).await.is_ok() {
             progress::step(format!("removing the {name} of an earlier run"));
             scenario::undeploy(management, name).await?;
-            scenario::gone(management, name, Duration::from_secs(120)).await?;
+            scenario::gone(management, name, Duration::from_mins(2)).await?;
         }
     }
 
-    progress::step("creating ClusterDeployments region1 (regional) and child1, labelled istio-role=member");
+    progress::step(
+        "creating ClusterDeployments region1 (regional) and child1, labelled istio-role=member",
+    );
     let labelled = Instant::now();
     scenario::deploy(management, "region1", scenario::REGION).await?;
     scenario::deploy(management, "child1", scenario::CHILD).await?;
 
-    let mut told = Told { since: labelled, seen: BTreeMap::new() };
-    let sample = wait_for("the child's metric in the management cluster", Duration::from_secs(180), || async {
-        Ok(scenario::query(management, "region1", METRIC).await.map_err(|e| format!("{e:#}")).and_then(|found| {
-            let first = found.get(0).cloned();
-            first.ok_or_else(|| "the query works, the metric is not there yet".to_owned())
-        }))
-    });
+    let mut told = Told {
+        since: labelled,
+        seen: BTreeMap::new(),
+    };
+    let sample = wait_for(
+        "the child's metric in the management cluster",
+        Duration::from_mins(3),
+        || async {
+            Ok(scenario::query(management, "region1", METRIC)
+                .await
+                .map_err(|e| format!("{e:#}"))
+                .and_then(|found| {
+                    let first = found.get(0).cloned();
+                    first.ok_or_else(|| "the query works, the metric is not there yet".to_owned())
+                }))
+        },
+    );
     let sample = {
         tokio::pin!(sample);
         loop {
@@ -60,7 +76,7 @@ pub async fn run(fleet: &Fleet) -> Result<()> {
     };
     let took = labelled.elapsed();
     for name in ["management", "region1", "child1"] {
-        scenario::ready(management, name, Duration::from_secs(60)).await?;
+        scenario::ready(management, name, Duration::from_mins(1)).await?;
     }
     told.look(management).await;
 
@@ -72,7 +88,10 @@ pub async fn run(fleet: &Fleet) -> Result<()> {
     ));
     progress::print("\nwhat the link is made of\n");
     progress::print(link(fleet).await?);
-    progress::print(format!("\nfrom label to first sample: {:.1} s\n", took.as_secs_f64()));
+    progress::print(format!(
+        "\nfrom label to first sample: {:.1} s\n",
+        took.as_secs_f64()
+    ));
     progress::print(
         "\nThe fleet is left running. Look around:\n\
          \x20 target/release/e2e status\n\
@@ -95,7 +114,9 @@ impl Told {
     /// Prints conditions that changed since the last look.
     async fn look(&mut self, management: &crate::Cluster) {
         for name in ["region1", "child1"] {
-            let Ok(member) = scenario::member(management, name).await else { continue };
+            let Ok(member) = scenario::member(management, name).await else {
+                continue;
+            };
             for (kind, said) in conditions(&member) {
                 let key = (name.to_owned(), kind.clone());
                 if self.seen.get(&key) != Some(&said) {
@@ -109,7 +130,11 @@ impl Told {
 }
 
 fn conditions(member: &MeshMember) -> Vec<(String, String)> {
-    let conditions = member.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    let conditions = member
+        .status
+        .as_ref()
+        .map(|s| s.conditions.as_slice())
+        .unwrap_or_default();
     conditions
         .iter()
         .map(|c| {
@@ -129,12 +154,19 @@ async fn link(fleet: &Fleet) -> Result<String> {
     let child = fleet.cluster("child1")?;
     let mut out = String::new();
     for name in ["child1", "region1"] {
-        let status = scenario::member(management, name).await?.status.context("no status")?;
+        let status = scenario::member(management, name)
+            .await?
+            .status
+            .context("no status")?;
         let intermediate = status.intermediates.first().context("no intermediate")?;
         out.push_str(&format!(
             "  {name:<8} {}\n           intermediate {} until {}\n",
             status.identity.unwrap_or_default(),
-            &intermediate.fingerprint.chars().take(16).collect::<String>(),
+            &intermediate
+                .fingerprint
+                .chars()
+                .take(16)
+                .collect::<String>(),
             intermediate.not_after
         ));
         if let Some(gateway) = status.gateway {
@@ -142,13 +174,27 @@ async fn link(fleet: &Fleet) -> Result<String> {
         }
     }
     let envoy = scenario::envoy(child, "stats?filter=uplink.*ssl.(versions|handshake)").await?;
-    for line in envoy.lines().filter(|l| l.contains("region1") && !l.ends_with(": 0")) {
+    for line in envoy
+        .lines()
+        .filter(|l| l.contains("region1") && !l.ends_with(": 0"))
+    {
         out.push_str(&format!("  Envoy in child1: {line}\n"));
     }
     let certificates = scenario::envoy(child, "certs").await?;
     let certificates: serde_json::Value = serde_json::from_str(&certificates)?;
-    let leaf = certificates.pointer("/certificates/0/cert_chain/0").context("Envoy has no certificate")?;
-    let text = |pointer: &str| leaf.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or("?").to_owned();
-    out.push_str(&format!("  leaf in child1: {} until {}\n", text("/subject_alt_names/0/uri"), text("/expiration_time")));
+    let leaf = certificates
+        .pointer("/certificates/0/cert_chain/0")
+        .context("Envoy has no certificate")?;
+    let text = |pointer: &str| {
+        leaf.pointer(pointer)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or("?")
+            .to_owned()
+    };
+    out.push_str(&format!(
+        "  leaf in child1: {} until {}\n",
+        text("/subject_alt_names/0/uri"),
+        text("/expiration_time")
+    ));
     Ok(out)
 }

@@ -188,7 +188,9 @@ fn run(command: Command) -> Result<()> {
                 |fleet| async move { fleet.collect(&folder).await },
             )
         }
-        Command::Demo => mesh_e2e::run("demo", &USUAL, |fleet| async move { mesh_e2e::demo::run(&fleet).await }),
+        Command::Demo => mesh_e2e::run("demo", &USUAL, |fleet| async move {
+            mesh_e2e::demo::run(&fleet).await
+        }),
         Command::Smoke => mesh_e2e::smoke::run(),
     }
 }

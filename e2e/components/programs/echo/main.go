@@ -81,6 +81,9 @@ func main() {
 		case "get":
 			get(os.Args[2:])
 			return
+		case "many":
+			many(os.Args[2:])
+			return
 		case "grpc":
 			grpc(os.Args[2:])
 			return
@@ -160,6 +163,28 @@ func get(args []string) {
 	if r.StatusCode/100 != 2 {
 		os.Exit(22)
 	}
+}
+
+// many asks a URL N times, each time over a new connection, and tells how many were not answered 200.
+func many(args []string) {
+	f := flag.NewFlagSet("many", flag.ExitOnError)
+	n := f.Int("n", 100, "requests")
+	f.Parse(args)
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	failed, last := 0, ""
+	for range *n {
+		r, err := client.Get(f.Arg(0))
+		if err != nil {
+			failed, last = failed+1, err.Error()
+			continue
+		}
+		io.Copy(io.Discard, r.Body)
+		r.Body.Close()
+		if r.StatusCode != 200 {
+			failed, last = failed+1, fmt.Sprint(r.Status, " ", r.Header)
+		}
+	}
+	fmt.Printf("asked=%d failed=%d last=%q\n", *n, failed, last)
 }
 
 func grpc(args []string) {
