@@ -36,6 +36,7 @@ impl Member {
         let api: Api<DeserializeGuard<MeshAgent>> = Api::namespaced(client.clone(), NAMESPACE);
         let known: Mutex<Option<Arc<MeshAgent>>> = Mutex::default();
         let absent = Mutex::new(false);
+        let listed = Mutex::new(false);
         let mut wish = self.wish.clone();
         loop {
             let watching = follow(api.clone(), Filter::named(labels::MESH_AGENT), Patience::SHORT, |seen| {
@@ -44,7 +45,8 @@ impl Member {
                     let generation = |agent: &Option<Arc<MeshAgent>>| agent.as_ref().and_then(|a| a.metadata.generation);
                     let agent = agent.map(Arc::new);
                     let mut known = known.lock();
-                    if generation(&known) != generation(&agent) {
+                    let first = !std::mem::replace(&mut *listed.lock(), true);
+                    if !first && generation(&known) != generation(&agent) {
                         bells.drift.notify_one();
                     }
                     *known = agent;
