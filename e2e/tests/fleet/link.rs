@@ -9,7 +9,7 @@ use crate::{Link, SOON, with_link};
 
 /// Asks a URL from the client pod of a cluster; returns everything that came back, also of an error.
 async fn fetch(from: &Cluster, args: &[&str]) -> String {
-    let command = [&["fetch"], args].concat();
+    let command = [&["sh", "-c", "fetch \"$@\" 2>&1; true", "fetch"], args].concat();
     match from.exec("kof", "deploy/client", &command).await {
         Ok(text) => text,
         Err(error) => format!("{error:#}"),

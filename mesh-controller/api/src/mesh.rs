@@ -209,7 +209,7 @@ pub enum Protocol {
 pub struct Grant {
     /// Who.
     pub caller: Caller,
-    /// What the path must begin with.
+    /// What the path must begin with, whole segments: `/a` grants `/a` and `/a/b`, not `/ab`.
     #[schemars(length(min = 2), regex(pattern = r"^/"))]
     pub prefix: String,
     /// Name of a backend.

@@ -46,7 +46,7 @@ pub struct Backend {
 pub struct Grant {
     /// Who may call.
     pub caller: Caller,
-    /// What the request path must begin with.
+    /// What the request path must begin with, whole segments: `/a` grants `/a` and `/a/b`, not `/ab`.
     pub prefix: String,
     /// Where the request goes: the name of a [`Backend`].
     pub backend: String,
@@ -107,8 +107,12 @@ const MANAGEMENT: [&str; 8] = [
     "/vlas/",
     "/vts/",
 ];
-/// OTLP over gRPC (opentelemetry-proto, package `opentelemetry.proto.collector`).
-const OTLP_GRPC: &str = "/opentelemetry.proto.collector.";
+/// OTLP over gRPC: the three services of opentelemetry-proto.
+const OTLP_GRPC: [&str; 3] = [
+    "/opentelemetry.proto.collector.metrics.v1.MetricsService/",
+    "/opentelemetry.proto.collector.logs.v1.LogsService/",
+    "/opentelemetry.proto.collector.trace.v1.TraceService/",
+];
 
 impl Default for Contract {
     /// What kof 1.7 to 1.11 needs, and no more: children write and (for cost figures) read metrics and write
@@ -135,8 +139,9 @@ impl Default for Contract {
                 .iter()
                 .map(|prefix| grant(Caller::Management, prefix, "vmauth")),
         );
-        grants.push(grant(Caller::Child, OTLP_GRPC, "otlp"));
-        grants.push(grant(Caller::Management, OTLP_GRPC, "otlp"));
+        for caller in [Caller::Child, Caller::Management] {
+            grants.extend(OTLP_GRPC.iter().map(|prefix| grant(caller, prefix, "otlp")));
+        }
         Self {
             backends: vec![
                 backend("vmauth", "vmauth-cluster", SERVICE_PORT, Protocol::Http),
