@@ -13,7 +13,7 @@ pub(crate) fn start(args: &LogArgs) -> anyhow::Result<()> {
     let quiet = if args.log_level.contains("kube_client") {
         ""
     } else {
-        ",kube_client::client::builder=off"
+        ",kube_client::client::builder=off,kube_runtime::watcher=error"
     };
     let filter = EnvFilter::try_new(format!("{}{quiet}", args.log_level))
         .with_context(|| format!("failed to read the log level {:?}", args.log_level))?;

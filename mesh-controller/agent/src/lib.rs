@@ -198,16 +198,16 @@ pub async fn start(
     };
     tasks.spawn("names", names.run());
 
-    let reporter = || Reporter {
-        cluster: cluster.clone(),
-        pod: settings.pod.clone(),
-        version: settings.version.clone(),
-        board: board.clone(),
-        intents: intents.clone(),
+    let reporter = Reporter {
+        cluster,
+        pod: settings.pod,
+        version: settings.version,
+        board,
+        intents,
     };
-    tasks.spawn("report of this replica", reporter().replica());
-    tasks.spawn("report of the intermediate", reporter().shared());
-    tasks.spawn("reports of pods that are gone", reporter().bury(alive));
+    tasks.spawn("report of this replica", reporter.clone().replica());
+    tasks.spawn("report of the intermediate", reporter.clone().shared());
+    tasks.spawn("reports of pods that are gone", reporter.bury(alive));
     Ok(Readiness { leaf, accepted })
 }
 
@@ -266,6 +266,7 @@ async fn read(
         if let Some(intent) = seen.and_then(|seen| seen.values().next().cloned()) {
             match Wanted::read(&intent) {
                 Ok(new) => {
+                    board.unreadable(None);
                     wanted.send_if_modified(|known| {
                         let other = known.as_deref() != Some(&new);
                         if other {
@@ -277,7 +278,7 @@ async fn read(
                 }
                 Err(why) => {
                     tracing::error!(message = why.message, "failed to read the MeshAgent");
-                    board.obstacle(why);
+                    board.unreadable(Some(why));
                 }
             }
         }

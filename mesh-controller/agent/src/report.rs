@@ -35,8 +35,10 @@ pub(crate) struct Draft {
     ledger: Option<Timestamp>,
     paths: BTreeMap<String, probe::State>,
     unresolved: BTreeMap<String, Obstacle>,
+    looked: bool,
     intermediates: Option<Vec<Intermediate>>,
     obstacle: Option<Obstacle>,
+    unreadable: Option<Obstacle>,
 }
 
 /// Where every part of the agent puts what it has to say.
@@ -87,10 +89,19 @@ impl Board {
         self.change(|draft| draft.unresolved = unresolved);
     }
 
-    /// The intermediates that are held, and what is the matter with them.
+    /// What in the `MeshAgent` cannot be read.
+    pub(crate) fn unreadable(&self, why: Option<Obstacle>) {
+        self.change(|draft| draft.unreadable = why);
+    }
+
+    /// The intermediates that are held, and what is the matter with them. When none is held, what was reported
+    /// before stays: peers go on trusting it until there is another, since Envoy may still use it.
     pub(crate) fn intermediates(&self, held: &[Intermediate], obstacle: Option<&Obstacle>) {
         self.change(|draft| {
-            draft.intermediates = Some(held.to_vec());
+            if !held.is_empty() {
+                draft.intermediates = Some(held.to_vec());
+            }
+            draft.looked = true;
             draft.obstacle = obstacle.cloned();
         });
     }
@@ -134,6 +145,16 @@ impl Board {
 }
 
 impl Draft {
+    /// What all replicas say as one: the intermediates (none held: those reported before), and what is wrong.
+    fn shared(&self, before: &[Intermediate]) -> (Vec<Intermediate>, Option<api::Obstacle>) {
+        let held = self
+            .intermediates
+            .clone()
+            .unwrap_or_else(|| before.to_vec());
+        let obstacle = self.unreadable.as_ref().or(self.obstacle.as_ref());
+        (held, obstacle.map(told))
+    }
+
     fn replica(&self, pod: &str, version: &str) -> Replica {
         Replica {
             pod: pod.to_owned(),
@@ -199,6 +220,7 @@ fn told(obstacle: &Obstacle) -> api::Obstacle {
 }
 
 /// Writes the reports.
+#[derive(Clone)]
 pub(crate) struct Reporter {
     pub(crate) cluster: OwnCluster,
     pub(crate) pod: String,
@@ -273,31 +295,22 @@ impl Reporter {
     /// Reports the intermediates, for ever. All replicas do, each only what is not reported yet.
     pub(crate) async fn shared(mut self) {
         let mut draft = self.board.draft.subscribe();
-        let mut last: Option<(Draft, Instant)> = None;
+        let mut last = None;
         let mut failures = 0;
         loop {
             let mut pause = REPEAT;
             let said = draft.borrow_and_update().clone();
             if let Some(intent) = present(&mut self.intents)
-                && (said.intermediates.is_some() || said.obstacle.is_some())
+                && (said.looked || said.obstacle.is_some() || said.unreadable.is_some())
             {
-                // Nothing could be read: what was reported of the certificates stays.
-                let held = said
-                    .intermediates
-                    .as_ref()
-                    .unwrap_or(&intent.status.intermediates);
-                let obstacle = said.obstacle.as_ref().map(told);
+                let (held, obstacle) = said.shared(&intent.status.intermediates);
                 let same =
-                    intent.status.intermediates == *held && intent.status.obstacle == obstacle;
-                let about = Draft {
-                    intermediates: Some(held.clone()),
-                    obstacle: said.obstacle.clone(),
-                    ..Draft::default()
-                };
+                    intent.status.intermediates == held && intent.status.obstacle == obstacle;
+                let about = (held, obstacle);
                 if !same && !is_recent(last.as_ref(), &about) {
                     match self
                         .cluster
-                        .report_intermediates(held, obstacle.as_ref())
+                        .report_intermediates(&about.0, about.1.as_ref())
                         .await
                     {
                         Ok(()) => {

@@ -95,3 +95,30 @@ fn a_path_that_did_not_change_over_a_restart_keeps_its_date() {
     assert_eq!(since_before(after.clone(), Some(&before)), after);
     assert_eq!(since_before(after.clone(), None), after);
 }
+
+#[test]
+fn what_is_shared_keeps_the_last_intermediates_and_tells_the_nearest_obstacle() {
+    let one = Intermediate {
+        generation: 1,
+        fingerprint: "f".to_owned(),
+        not_after: "2026-11-21T04:00:00Z".to_owned(),
+        certificate: "c".to_owned(),
+    };
+    let board = Board::new();
+    let shared = |before: &[Intermediate]| board.draft.borrow().shared(before);
+    board.intermediates(&[], None);
+    assert_eq!(
+        shared(std::slice::from_ref(&one)),
+        (vec![one.clone()], None),
+        "there is none: the last stays"
+    );
+    board.intermediates(
+        std::slice::from_ref(&one),
+        Some(&Obstacle::new("RequestDenied", "x")),
+    );
+    assert_eq!(shared(&[]).0, [one]);
+    board.unreadable(Some(Obstacle::new("BadIntent", "y")));
+    assert_eq!(shared(&[]).1.unwrap().reason, "BadIntent");
+    board.unreadable(None);
+    assert_eq!(shared(&[]).1.unwrap().reason, "RequestDenied");
+}

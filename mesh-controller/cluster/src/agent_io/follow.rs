@@ -146,7 +146,7 @@ where
     }
 }
 
-fn take<K: Resource, V>(
+pub(super) fn take<K: Resource, V>(
     event: Event<K>,
     read: fn(&K) -> V,
     listing: &mut Option<BTreeMap<String, V>>,

@@ -160,3 +160,6 @@ impl OwnCluster {
         Api::all(self.client.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;
