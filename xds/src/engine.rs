@@ -109,7 +109,7 @@ pub struct StreamStatus {
     pub sent: Option<u64>,
     /// Last generation of which the client ACKed every part.
     pub acked: Option<u64>,
-    /// What is refused now, at most one entry per kind.
+    /// What is refused now; a name is in at most one entry of its kind.
     pub nacks: Vec<Nack>,
 }
 
@@ -171,12 +171,26 @@ impl Engine {
         StreamStatus {
             sent: self.target.as_ref().map(|target| target.generation),
             acked: self.acked,
-            nacks: self
-                .topics
-                .values()
-                .filter_map(|topic| topic.nack.clone())
-                .collect(),
+            nacks: self.refusals(),
         }
+    }
+
+    /// Standing refusals of what is still wanted.
+    fn refusals(&self) -> Vec<Nack> {
+        let Some(target) = &self.target else {
+            return Vec::new();
+        };
+        let mut nacks: Vec<_> = self
+            .topics
+            .values()
+            .flat_map(|topic| topic.nacks.iter().cloned())
+            .collect();
+        for nack in &mut nacks {
+            nack.names
+                .retain(|name| target.get(nack.kind, name).is_some());
+        }
+        nacks.retain(|nack| !nack.names.is_empty());
+        nacks
     }
 
     /// Sends all that may be sent now.
@@ -187,7 +201,8 @@ impl Engine {
         let mut out = Vec::new();
         for kind in [Kind::Cds, Kind::Eds, Kind::Sds] {
             let adds = self.additions(kind, &target);
-            self.send(kind, &target, adds, Vec::new(), &mut out);
+            let gone = self.never_used(kind, &target);
+            self.send(kind, &target, adds, gone, &mut out);
         }
         let waits = self.push_listeners(&target, &mut out);
         let stale = self.withdraw(&target, &mut out);
@@ -254,6 +269,19 @@ impl Engine {
                 .cloned()
                 .collect()
         })
+    }
+
+    /// Clusters that are no longer wanted and that nothing was led to yet. They go at once: still
+    /// warming, they would hold back the ACK of all others.
+    fn never_used(&self, kind: Kind, target: &Snapshot) -> Vec<Arc<str>> {
+        let mut gone = Vec::new();
+        if kind == Kind::Cds
+            && let Some(topic) = self.topics.get(&kind)
+        {
+            gone = self.stale(kind, target);
+            gone.retain(|name| topic.is_new_and_unsettled(name));
+        }
+        gone
     }
 
     /// Withdraws routes, clusters, endpoints and secrets once nothing can use them any more.

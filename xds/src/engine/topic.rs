@@ -21,12 +21,25 @@ pub(super) enum Verdict {
 struct Item {
     version: Arc<str>,
     verdict: Verdict,
+    /// Of the response that brought it last; only the answer to that one counts.
+    nonce: String,
+}
+
+impl Item {
+    /// The client may have some version. This one fits nothing: it is sent again, or withdrawn.
+    fn unsure() -> Self {
+        Self {
+            version: "".into(),
+            verdict: Verdict::Acked,
+            nonce: String::new(),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
 struct Push {
     generation: u64,
-    resources: Vec<(Arc<str>, Arc<str>)>,
+    names: Vec<Arc<str>>,
 }
 
 /// Subscriptions, versions and open responses of one kind.
@@ -34,8 +47,8 @@ struct Push {
 pub(super) struct Topic {
     /// The client asked for this kind at all.
     pub(super) started: bool,
-    /// The last refusal that still stands.
-    pub(super) nack: Option<Nack>,
+    /// Refusals that still stand.
+    pub(super) nacks: Vec<Nack>,
     wildcard: bool,
     answered: bool,
     names: BTreeSet<Arc<str>>,
@@ -57,46 +70,58 @@ impl Topic {
             return;
         };
         let Some(message) = error else {
-            for (name, version) in &push.resources {
-                if self.judge(name, version, Verdict::Acked) {
+            for name in &push.names {
+                if self.judge(name, nonce, Verdict::Acked) {
+                    self.pardon(name);
                     self.known.insert(Arc::clone(name));
                     if self.ailing.remove(name) {
                         self.retry_refused();
                     }
                 }
             }
-            self.forget_nack();
+            self.forget_nacks();
             return;
         };
-        let all = push.resources.iter().map(|(name, _)| Arc::clone(name));
-        let all: Vec<_> = all.collect();
-        let mut names = blamed(message, &all);
+        let mut names = blamed(message, &push.names);
         if names.is_empty() {
-            names = all;
+            names.clone_from(&push.names);
         }
-        for (name, version) in &push.resources {
+        for name in &push.names {
             if names.contains(name) {
-                if self.judge(name, version, Verdict::Refused) {
+                if self.judge(name, nonce, Verdict::Refused) {
                     self.ailing.insert(Arc::clone(name));
+                } else {
+                    // Replaced or withdrawn in the meantime: what it says is old.
+                    names.retain(|refused| refused != name);
                 }
-            } else if self.items.get(name).is_some_and(|i| i.version == *version) {
+            } else if let Some(item) = self.items.get_mut(name)
+                && item.nonce == nonce
+            {
                 // Envoy may run it, but does not remember its version: send it again, alone.
-                self.items.remove(name);
+                *item = Item::unsure();
             }
         }
-        self.nack = Some(Nack {
-            kind,
-            generation: push.generation,
-            names,
-            message: message.to_owned(),
-        });
+        for name in &names {
+            self.pardon(name);
+        }
+        if !names.is_empty() {
+            self.nacks.push(Nack {
+                kind,
+                generation: push.generation,
+                names,
+                message: message.to_owned(),
+            });
+        }
     }
 
     /// One that was refused is healed, and others may have been refused because of it: they are
     /// sent once more. Ends, because each round heals one.
     fn retry_refused(&mut self) {
-        self.items
-            .retain(|_, item| item.verdict != Verdict::Refused);
+        for item in self.items.values_mut() {
+            if item.verdict == Verdict::Refused {
+                *item = Item::unsure();
+            }
+        }
     }
 
     /// Whether the last answer about this name was a refusal.
@@ -104,9 +129,9 @@ impl Topic {
         self.ailing.contains(name)
     }
 
-    fn judge(&mut self, name: &Arc<str>, version: &Arc<str>, verdict: Verdict) -> bool {
+    fn judge(&mut self, name: &str, nonce: &str, verdict: Verdict) -> bool {
         match self.items.get_mut(name) {
-            Some(item) if item.version == *version => {
+            Some(item) if item.nonce == nonce => {
                 item.verdict = verdict;
                 true
             }
@@ -114,9 +139,18 @@ impl Topic {
         }
     }
 
-    fn forget_nack(&mut self) {
+    /// Takes a name out of the standing refusals.
+    fn pardon(&mut self, name: &Arc<str>) {
+        for nack in &mut self.nacks {
+            nack.names.retain(|refused| refused != name);
+        }
+        self.nacks.retain(|nack| !nack.names.is_empty());
+    }
+
+    /// Nothing is refused any more: so no refusal stands.
+    fn forget_nacks(&mut self) {
         if !self.items.values().any(|i| i.verdict == Verdict::Refused) {
-            self.nack = None;
+            self.nacks.clear();
         }
     }
 
@@ -133,6 +167,7 @@ impl Topic {
                 let item = Item {
                     version: version.as_str().into(),
                     verdict: Verdict::Acked,
+                    nonce: String::new(),
                 };
                 self.items.insert(name, item);
             }
@@ -154,7 +189,7 @@ impl Topic {
             self.unsubscribe(name);
         }
         if !request.unsubscribe.is_empty() {
-            self.forget_nack();
+            self.forget_nacks();
         }
     }
 
@@ -169,13 +204,8 @@ impl Topic {
             self.ailing.remove(name);
             self.told_absent.remove(name);
             if self.wildcard {
-                // The client must be told what it still has under the wildcard: with a version
-                // that fits nothing it is sent again, or removed.
-                let item = Item {
-                    version: "".into(),
-                    verdict: Verdict::Acked,
-                };
-                self.items.insert(name.into(), item);
+                // It must be told what it still has under the wildcard.
+                self.items.insert(name.into(), Item::unsure());
             }
         }
     }
@@ -252,23 +282,24 @@ impl Topic {
             self.items.remove(name);
             self.known.remove(name);
             self.ailing.remove(name);
+            self.pardon(name);
             if self.names.contains(name) {
                 self.told_absent.insert(Arc::clone(name));
             }
         }
-        let mut resources = Vec::with_capacity(response.resources.len());
         for resource in &response.resources {
             self.told_absent.remove(&resource.name);
             let item = Item {
                 version: Arc::clone(&resource.version),
                 verdict: Verdict::Sent,
+                nonce: response.nonce.clone(),
             };
             self.items.insert(Arc::clone(&resource.name), item);
-            resources.push((Arc::clone(&resource.name), Arc::clone(&resource.version)));
         }
+        let names = response.resources.iter().map(|r| Arc::clone(&r.name));
         let push = Push {
             generation: response.generation,
-            resources,
+            names: names.collect(),
         };
         self.open.insert(response.nonce.clone(), push);
     }

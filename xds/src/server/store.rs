@@ -19,8 +19,8 @@ pub struct NodeStatus {
     /// Last generation that the node ACKed completely. On a new stream it is known again only
     /// when the node has shown that it still has all of it.
     pub acked: Option<u64>,
-    /// What the node refuses now, in its own words; at most one entry per kind. Gone with the
-    /// ACK of what replaces it.
+    /// What the node refuses now, in its own words; a name is in at most one entry of its kind.
+    /// Gone with the ACK of what replaces it.
     pub nacks: Vec<Nack>,
 }
 
