@@ -16,7 +16,7 @@ use mesh_api::{NAMESPACE, TELEMETRY_NAMESPACE, labels, render::prunable};
 use serde_json::json;
 
 use super::{ObjectId, Writer};
-use crate::call::{CallError, call, call_opt};
+use crate::call::{CallError, Trouble, call, call_opt};
 
 /// Figures about pods, not objects.
 const FIGURES: &str = "metrics.k8s.io";
@@ -138,7 +138,11 @@ impl Writer {
                 }
                 let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &kind);
                 let object = format!("{} in {namespace}", kind.plural);
-                let list = call_opt("list", object, api.list_metadata(&ListParams::default().limit(50))).await?;
+                let list = match call_opt("list", object, api.list_metadata(&ListParams::default().limit(50))).await {
+                    // What we may not see may well be there.
+                    Err(error) if error.trouble() == Trouble::Forbidden => return Ok(Some(format!("{}, perhaps", kind.plural))),
+                    list => list?,
+                };
                 let found = list.into_iter().flat_map(|list| list.items).find(|o| !is_usual(&kind.kind, &o.metadata));
                 if let Some(found) = found {
                     return Ok(Some(format!("{} {}", kind.kind, found.metadata.name.unwrap_or_default())));
