@@ -11,7 +11,7 @@
 //! waiting for an ACK between clusters and endpoints: Envoy ACKs a cluster only after it got its
 //! endpoints, also when those did not change, so endpoints are sent again with every cluster that
 //! is added or changed. A listener or route that needs a cluster which is new to this Envoy waits
-//! until that cluster is ACKed or refused. What is no longer wanted goes last, after the
+//! until that cluster is acknowledged or refused. What is no longer wanted goes last, after the
 //! listeners and routes that could still use it are settled. Nothing waits longer than the
 //! deadline that the shell sets when [`Engine::waiting`] says that something waits.
 //!
@@ -48,7 +48,7 @@ use topic::Topic;
 pub struct DeltaRequest {
     /// Which type it is about.
     pub kind: Kind,
-    /// The nonce of the response that is ACKed or NACKed; empty when it answers none.
+    /// The nonce of the response that is acknowledged or refused; empty when it answers none.
     pub nonce: String,
     /// Names to subscribe to; `*` is all.
     pub subscribe: Vec<String>,
@@ -107,7 +107,7 @@ pub struct Nack {
 pub struct StreamStatus {
     /// Generation that is being delivered.
     pub sent: Option<u64>,
-    /// Last generation of which the client ACKed every part.
+    /// Last generation of which the client acknowledged every part.
     pub acked: Option<u64>,
     /// What is refused now; a name is in at most one entry of its kind.
     pub nacks: Vec<Nack>,
@@ -202,7 +202,7 @@ impl Engine {
         for kind in [Kind::Cds, Kind::Eds, Kind::Sds] {
             let adds = self.additions(kind, &target);
             let gone = self.never_used(kind, &target);
-            self.send(kind, &target, adds, gone, &mut out);
+            out.extend(self.send(kind, &target, adds, gone));
         }
         let waits = self.push_listeners(&target, &mut out);
         let stale = self.withdraw(&target, &mut out);
@@ -246,7 +246,7 @@ impl Engine {
             } else {
                 Vec::new()
             };
-            self.send(kind, target, now, gone, out);
+            out.extend(self.send(kind, target, now, gone));
         }
         waits
     }
@@ -299,7 +299,7 @@ impl Engine {
             return true;
         }
         for (kind, names) in gone {
-            self.send(kind, target, Vec::new(), names, out);
+            out.extend(self.send(kind, target, Vec::new(), names));
         }
         false
     }
@@ -311,7 +311,7 @@ impl Engine {
             .any(|(kind, topic)| target.iter(*kind).any(|r| topic.refuses(r)))
     }
 
-    /// All listeners and routes of the target are ACKed and none is on its way.
+    /// All listeners and routes of the target are acknowledged and none is on its way.
     fn doors_settled(&self, target: &Snapshot) -> bool {
         let started = self.topics.get(&Kind::Lds).is_some_and(|t| t.started);
         let idle = |kind| self.topics.get(&kind).is_none_or(Topic::idle);
@@ -332,7 +332,7 @@ impl Engine {
             .is_some_and(|r| topic.is_some_and(|t| t.has_acked(r)))
     }
 
-    /// The client ACKed all of the target and has nothing else.
+    /// The client acknowledged all of the target and has nothing else.
     fn complete(&self, target: &Snapshot) -> bool {
         let roots = [Kind::Cds, Kind::Lds];
         roots
@@ -368,11 +368,7 @@ impl Engine {
         target: &Snapshot,
         resources: Vec<Resource>,
         removed: Vec<Arc<str>>,
-        out: &mut Vec<DeltaResponse>,
-    ) {
-        if resources.is_empty() && removed.is_empty() {
-            return;
-        }
+    ) -> Vec<DeltaResponse> {
         match kind {
             Kind::Cds => self.owe_endpoints(&resources),
             Kind::Eds => {
@@ -382,16 +378,17 @@ impl Engine {
             }
             Kind::Sds | Kind::Lds | Kind::Rds => {}
         }
-        if kind.has_wildcard() {
-            out.push(self.respond(kind, target, resources, removed));
-            return;
-        }
-        for resource in resources {
-            out.push(self.respond(kind, target, vec![resource], Vec::new()));
-        }
-        if !removed.is_empty() {
-            out.push(self.respond(kind, target, Vec::new(), removed));
-        }
+        let parts = if kind.has_wildcard() {
+            vec![(resources, removed)]
+        } else {
+            let alone = resources.into_iter().map(|r| (vec![r], Vec::new()));
+            alone.chain([(Vec::new(), removed)]).collect()
+        };
+        parts
+            .into_iter()
+            .filter(|(resources, removed)| !(resources.is_empty() && removed.is_empty()))
+            .map(|(resources, removed)| self.respond(kind, target, resources, removed))
+            .collect()
     }
 
     fn owe_endpoints(&mut self, clusters: &[Resource]) {

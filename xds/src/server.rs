@@ -76,8 +76,8 @@ pub async fn serve_uds(
             drop(ended.wait_for(|stop| *stop).await);
         });
     tokio::pin!(server);
-    let served = tokio::select! {
-        served = &mut server => served,
+    let result = tokio::select! {
+        result = &mut server => result,
         () = shutdown => {
             stop.send_replace(true);
             // A peer that does not close its connection must not keep us.
@@ -87,7 +87,7 @@ pub async fn serve_uds(
     if let Err(source) = std::fs::remove_file(path) {
         tracing::debug!(%source, "socket file was already gone");
     }
-    served.map_err(ServeError::Serve)
+    result.map_err(ServeError::Serve)
 }
 
 async fn listen(path: &Path) -> Result<UnixListener, ServeError> {

@@ -20,7 +20,7 @@ struct Held {
 pub(super) struct Client {
     /// Resources in use.
     active: BTreeMap<(Kind, Arc<str>), Held>,
-    /// Versions of responses that were ACKed: what is told after a reconnect.
+    /// Versions of responses that were acknowledged: what is told after a reconnect.
     recorded: BTreeMap<(Kind, Arc<str>), String>,
     subscribed: BTreeSet<(Kind, Arc<str>)>,
     /// Clusters that wait for endpoints, with the ACK that waits with them.
@@ -57,7 +57,7 @@ impl Client {
         self.warming.clear();
         self.sent.clear();
         for kind in Kind::ALL {
-            let names: Vec<_> = self.names(kind).map(|n| n.to_string()).collect();
+            let names: Vec<_> = self.names(kind).map(ToString::to_string).collect();
             if !kind.has_wildcard() && names.is_empty() {
                 continue;
             }

@@ -253,7 +253,7 @@ proptest! {
         }
         // Nothing bad is sent again while it stays as it is.
         let refusals = play.client.refusals;
-        let mut same = target.clone();
+        let mut same = target;
         same.generation = 100;
         play.set(same);
         play.client.settle(&mut play.engine);

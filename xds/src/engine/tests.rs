@@ -79,7 +79,7 @@ fn ack_all(engine: &mut Engine, responses: Vec<DeltaResponse>) -> Vec<String> {
     all
 }
 
-/// A stream in which everything of the snapshot was asked for, sent and ACKed.
+/// A stream in which everything of the snapshot was asked for, sent and acknowledged.
 fn running(target: &Arc<Snapshot>) -> Engine {
     let mut engine = Engine::new();
     assert_eq!(engine.on_snapshot(Arc::clone(target)), vec![]);
@@ -264,7 +264,7 @@ fn a_nack_blames_what_it_names_and_the_others_are_sent_again_once() {
         names: vec!["bad1".into()],
         message: message.to_owned(),
     };
-    assert_eq!(engine.status().nacks, [wanted.clone()]);
+    assert_eq!(engine.status().nacks, std::slice::from_ref(&wanted));
     let route = engine.on_request(&ack(&again[0]));
     assert_eq!(said(&route), ["RDS intake"]);
     assert_eq!(
@@ -280,7 +280,7 @@ fn a_nack_blames_what_it_names_and_the_others_are_sent_again_once() {
     let healed = snapshot(4, &[("a", "1"), ("bad1", "2"), ("good2", "1")]);
     let sent = engine.on_snapshot(healed);
     assert_eq!(said(&sent), ["CDS bad1"]);
-    assert_eq!(engine.status().nacks.len(), 1, "until it is ACKed");
+    assert_eq!(engine.status().nacks.len(), 1, "until it is acknowledged");
     engine.on_request(&ack(&sent[0]));
     assert_eq!(engine.status().nacks, []);
 }

@@ -11,9 +11,9 @@ use crate::model::{Kind, Resource};
 pub(super) enum Verdict {
     /// Nothing yet.
     Sent,
-    /// ACKed, or named by the client itself when it connected.
+    /// acknowledged, or named by the client itself when it connected.
     Acked,
-    /// NACKed.
+    /// refused.
     Refused,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Topic {
     answered: bool,
     names: BTreeSet<Arc<str>>,
     items: BTreeMap<Arc<str>, Item>,
-    /// Names of which some version was ACKed in this stream.
+    /// Names of which some version was acknowledged in this stream.
     known: BTreeSet<Arc<str>>,
     /// Names whose last answer was a refusal. They go out before others when they change: Envoy
     /// keeps a refused secret in mind and refuses good ones that are used together with it.
@@ -227,17 +227,17 @@ impl Topic {
         (item.version == resource.version).then_some(item.verdict)
     }
 
-    /// Whether this very version was ACKed.
+    /// Whether this very version was acknowledged.
     pub(super) fn has_acked(&self, resource: &Resource) -> bool {
         self.verdict(resource) == Some(Verdict::Acked)
     }
 
-    /// Whether this very version was NACKed.
+    /// Whether this very version was refused.
     pub(super) fn refuses(&self, resource: &Resource) -> bool {
         self.verdict(resource) == Some(Verdict::Refused)
     }
 
-    /// Sent, not answered, and no earlier version was ever ACKed.
+    /// Sent, not answered, and no earlier version was ever acknowledged.
     pub(super) fn is_new_and_unsettled(&self, name: &str) -> bool {
         !self.known.contains(name)
             && self

@@ -275,7 +275,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// A prefix that means the same before and after normalisation.
-fn is_prefix(prefix: &str) -> bool {
+pub(super) fn is_prefix(prefix: &str) -> bool {
     prefix.starts_with('/')
         && !prefix.contains("//")
         && !prefix.chars().any(|c| {

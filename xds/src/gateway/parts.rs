@@ -1,4 +1,8 @@
 //! Small Envoy messages that both directions use.
+#![expect(
+    clippy::unnecessary_wraps,
+    reason = "the fields that these are for are options"
+)]
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -55,18 +55,18 @@ pub struct Secrets {
     pub anchors: Anchors,
 }
 
-fn inline(text: &str) -> Option<DataSource> {
-    Some(DataSource {
+fn inline(text: &str) -> DataSource {
+    DataSource {
         specifier: Some(Specifier::InlineString(text.to_owned())),
         ..DataSource::default()
-    })
+    }
 }
 
 /// The secret `default`.
 pub(super) fn leaf(leaf: &Leaf) -> Resource {
     let certificate = TlsCertificate {
-        certificate_chain: inline(&leaf.chain_pem),
-        private_key: inline(&leaf.key_pem),
+        certificate_chain: Some(inline(&leaf.chain_pem)),
+        private_key: Some(inline(&leaf.key_pem)),
         ..TlsCertificate::default()
     };
     secret(DEFAULT, secret::Type::TlsCertificate(certificate))
@@ -75,7 +75,7 @@ pub(super) fn leaf(leaf: &Leaf) -> Resource {
 /// The secret `anchor/<cluster>`.
 pub(super) fn anchor(cluster: &str, pem: &str) -> Resource {
     let context = CertificateValidationContext {
-        trusted_ca: inline(pem),
+        trusted_ca: Some(inline(pem)),
         ..CertificateValidationContext::default()
     };
     secret(

@@ -35,7 +35,7 @@ use crate::model::{Kind, Resource};
 
 const GATEWAY: &str = "gateway";
 
-/// An idle backend connection is closed from our side after this many seconds: VictoriaMetrics
+/// An idle backend connection is closed from our side after this many seconds: `VictoriaMetrics`
 /// closes its own after sixty.
 const BACKEND_IDLE: i64 = 30;
 

@@ -144,12 +144,11 @@ impl Session {
             }
             (Some(_), _) => {}
         }
-        match self.decode(request) {
-            Some(request) => {
-                self.log_refusal(&request);
-                responses.extend(self.engine.on_request(&request));
-            }
-            None => tracing::debug!("request for a type that is not served"),
+        if let Some(request) = self.decode(request) {
+            self.log_refusal(&request);
+            responses.extend(self.engine.on_request(&request));
+        } else {
+            tracing::debug!("request for a type that is not served");
         }
         Ok(responses)
     }

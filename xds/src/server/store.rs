@@ -16,7 +16,7 @@ pub struct NodeStatus {
     pub connected: bool,
     /// Generation that is being delivered on the open stream, or was on the last one.
     pub sent: Option<u64>,
-    /// Last generation that the node ACKed completely. On a new stream it is known again only
+    /// Last generation that the node acknowledged completely. On a new stream it is known again only
     /// when the node has shown that it still has all of it.
     pub acked: Option<u64>,
     /// What the node refuses now, in its own words; a name is in at most one entry of its kind.

@@ -30,7 +30,7 @@ pub fn envoy() -> PathBuf {
     let path = std::env::var_os("ENVOY_BIN").map(PathBuf::from);
     match path {
         Some(path) if path.is_file() => path,
-        Some(path) => panic!("ENVOY_BIN names {path:?}, which is no file"),
+        Some(path) => panic!("ENVOY_BIN names {}, which is no file", path.display()),
         None => panic!(
             "ENVOY_BIN is not set: these tests drive a real Envoy (1.40); `make unit` provides one"
         ),
@@ -224,7 +224,7 @@ impl Proxy {
             admin: self
                 .admin_at
                 .clone()
-                .unwrap_or(Admin::Loopback(self.admin.port())),
+                .unwrap_or_else(|| Admin::Loopback(self.admin.port())),
             ready: self.ready,
         }
     }
@@ -271,15 +271,16 @@ impl Proxy {
     pub async fn until(&self, what: &str, wanted: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
         let mut status = self.store.status(&self.node).unwrap();
         let reached = timeout(SOON, status.wait_for(|s| wanted(s))).await;
-        match reached {
-            Ok(status) => status.unwrap().clone(),
-            Err(_) => panic!(
-                "{}: never {what}: {:?}\n{}",
-                self.spec.cluster,
-                self.status(),
-                self.log()
-            ),
-        }
+        reached
+            .unwrap_or_else(|late| {
+                let (cluster, status) = (&self.spec.cluster, self.status());
+                panic!(
+                    "{cluster}: never {what} ({late}): {status:?}\n{}",
+                    self.log()
+                )
+            })
+            .unwrap()
+            .clone()
     }
 
     pub fn log(&self) -> String {

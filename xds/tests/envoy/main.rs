@@ -5,7 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::indexing_slicing,
+    clippy::future_not_send,
     clippy::disallowed_methods,
     unreachable_pub,
     reason = "a test may fail, and keeps its tasks until it ends"
