@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use mesh_ca::PrivateKey;
-use mesh_cluster::agent_io::{AgentIoError, CsrSeen, Made, OwnCluster, SecretSeen, Seen};
+use mesh_cluster::agent_io::{AgentIoError, CsrSeen, Intent, Made, OwnCluster, SecretSeen, Seen};
 use mesh_core::facts::Obstacle;
 use tokio::{
     sync::watch,
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::{
     intermediate::{Act, Decision, Entries, Signer, chain_of, decide, told},
     jitter,
-    report::Board,
+    report::{Board, present},
     wanted::Wanted,
 };
 
@@ -25,6 +25,7 @@ const LOOK: Duration = Duration::from_secs(10);
 /// What the keeper of the intermediate needs.
 pub(crate) struct Keeper {
     pub(crate) cluster: OwnCluster,
+    pub(crate) intents: watch::Receiver<Seen<Intent>>,
     pub(crate) wanted: watch::Receiver<Option<Arc<Wanted>>>,
     pub(crate) requests: watch::Receiver<Seen<CsrSeen>>,
     pub(crate) signer: watch::Sender<Option<Signer>>,
@@ -92,6 +93,10 @@ impl Keeper {
         let (Some(wanted), Some(requests)) = (wanted, requests) else {
             return Ok(false);
         };
+        // Without a MeshAgent we are being taken away: nothing is made that would be left behind.
+        if present(&mut self.intents).is_none() {
+            return Ok(false);
+        }
         let secret = self.cluster.read_secret().await?;
         let decision = decide(&wanted, secret.as_ref(), &requests, Timestamp::now());
         self.publish(&decision);

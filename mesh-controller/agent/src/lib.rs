@@ -151,6 +151,7 @@ pub async fn start(
 
     let keeper = Keeper {
         cluster: cluster.clone(),
+        intents: intents.clone(),
         wanted: wanted.clone(),
         requests,
         signer: signer_tx,
@@ -178,16 +179,12 @@ pub async fn start(
         metrics: metrics.clone(),
     };
     gateway.start(tasks).map_err(AgentError::StartResolver)?;
-    let intake = from_inside(settings.intake);
-    tasks.spawn(
-        "probes",
-        Prober {
-            intake,
-            board: board.clone(),
-            metrics,
-        }
-        .run(paths),
-    );
+    let prober = Prober {
+        intake: from_inside(settings.intake),
+        board: board.clone(),
+        metrics,
+    };
+    tasks.spawn("probes", prober.run(paths));
     let (there, alive) = (cluster.clone(), pods.clone());
     let names = Names {
         cluster: there,
@@ -205,9 +202,7 @@ pub async fn start(
         board,
         intents,
     };
-    tasks.spawn("report of this replica", reporter.clone().replica());
-    tasks.spawn("report of the intermediate", reporter.clone().shared());
-    tasks.spawn("reports of pods that are gone", reporter.bury(alive));
+    reporter.start(alive, tasks);
     Ok(Readiness { leaf, accepted })
 }
 

@@ -11,7 +11,10 @@ use mesh_api::{
     agent::{self as api, Replica, ReplicaPath},
     member::Intermediate,
 };
-use mesh_cluster::agent_io::{Intent, OwnCluster, PodSeen, Seen};
+use mesh_cluster::{
+    agent_io::{Intent, OwnCluster, PodSeen, Seen},
+    tasks::Tasks,
+};
 use mesh_core::{facts::Obstacle, probe};
 use tokio::{
     sync::watch,
@@ -239,8 +242,15 @@ pub(crate) fn present(intents: &mut watch::Receiver<Seen<Intent>>) -> Option<Int
 }
 
 impl Reporter {
+    /// Starts all that is written into the status.
+    pub(crate) fn start(self, pods: watch::Receiver<Seen<PodSeen>>, tasks: &mut Tasks) {
+        tasks.spawn("report of this replica", self.clone().replica());
+        tasks.spawn("report of the intermediate", self.clone().shared());
+        tasks.spawn("reports of pods that are gone", self.bury(pods));
+    }
+
     /// Reports what this replica sees, for ever.
-    pub(crate) async fn replica(mut self) {
+    async fn replica(mut self) {
         let mut draft = self.board.draft.subscribe();
         let mut begun: Option<Instant> = None;
         let mut last: Option<(Replica, Instant)> = None;
@@ -293,7 +303,7 @@ impl Reporter {
     }
 
     /// Reports the intermediates, for ever. All replicas do, each only what is not reported yet.
-    pub(crate) async fn shared(mut self) {
+    async fn shared(mut self) {
         let mut draft = self.board.draft.subscribe();
         let mut last = None;
         let mut failures = 0;
@@ -332,7 +342,7 @@ impl Reporter {
     }
 
     /// Takes back what pods reported that are no more, for ever.
-    pub(crate) async fn bury(mut self, mut pods: watch::Receiver<Seen<PodSeen>>) {
+    async fn bury(mut self, mut pods: watch::Receiver<Seen<PodSeen>>) {
         loop {
             let alive = pods.borrow_and_update().clone();
             if let (Some(intent), Some(alive)) = (present(&mut self.intents), alive) {

@@ -4,10 +4,10 @@ use crate::testing::{Mesh, after, now, secret};
 type Requests = BTreeMap<String, CsrSeen>;
 
 fn draft(decision: &Decision) -> &CsrDraft {
-    match &decision.act {
-        Act::Post(draft) => draft,
-        other => panic!("{other:?}"),
-    }
+    let Act::Post(draft) = &decision.act else {
+        panic!("{:?}", decision.act)
+    };
+    draft
 }
 
 fn seen(draft: &CsrDraft, outcome: CsrOutcome) -> Requests {

@@ -79,8 +79,8 @@ fn a_path_that_did_not_change_over_a_restart_keeps_its_date() {
     let said = |since, outcome: Result<(), Failure>| {
         let board = Board::new();
         board.path("region1", &State { outcome, since });
-        let replica = board.draft.borrow().replica("pod-a", "0.1.0");
-        replica
+        let draft = board.draft.borrow().clone();
+        draft.replica("pod-a", "0.1.0")
     };
     let before = said(now(), Ok(()));
     assert_eq!(
