@@ -22,10 +22,20 @@ use crate::call::{CallError, Trouble, call, call_opt};
 const FIGURES: &str = "metrics.k8s.io";
 
 /// What is left of ours in a member after a pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remains {
-    /// Objects that this pass still found.
+    /// Objects that this pass still found and deleted.
     pub found: u32,
+    /// One that is being deleted, and still there.
+    pub going: Option<ObjectId>,
+}
+
+impl Remains {
+    /// Nothing at all is left.
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        self.found == 0 && self.going.is_none()
+    }
 }
 
 impl Writer {
@@ -35,21 +45,25 @@ impl Writer {
     ///
     /// The first request that failed. Nothing is lost: the next pass begins again.
     pub async fn leave(&self) -> Result<Remains, CallError> {
-        let mut found = 0;
+        let mut remains = Remains::default();
         for kind in prunable() {
             if kind.kind == "MeshAgent" {
-                found += self.leave_made_by_agent().await?;
+                remains.found += self.leave_made_by_agent().await?;
             }
             for (id, meta) in self.ours(*kind).await? {
+                if meta.deletion_timestamp.is_some() {
+                    remains.going = Some(id);
+                    continue;
+                }
+                remains.found += 1;
                 if id.kind.kind == "Namespace" {
-                    found += self.leave_namespace(&id, &meta).await?;
-                } else if meta.deletion_timestamp.is_none() || meta.finalizers.as_ref().is_none_or(Vec::is_empty) {
-                    found += 1;
+                    self.leave_namespace(&id, &meta).await?;
+                } else {
                     self.delete(&id, &meta).await?;
                 }
             }
         }
-        Ok(Remains { found })
+        Ok(remains)
     }
 
     /// What the agent made carries our label and not our member's UID; it lies in known places. Secrets are not read, only their metadata.
@@ -108,10 +122,7 @@ impl Writer {
     }
 
     /// A namespace that we made goes when nothing of others is in it; else only our labels go.
-    async fn leave_namespace(&self, id: &ObjectId, meta: &ObjectMeta) -> Result<u32, CallError> {
-        if meta.deletion_timestamp.is_some() {
-            return Ok(0);
-        }
+    async fn leave_namespace(&self, id: &ObjectId, meta: &ObjectMeta) -> Result<(), CallError> {
         match self.tenant(&id.name).await? {
             None => {
                 self.delete(id, meta).await?;
@@ -125,7 +136,7 @@ impl Writer {
                 call("apply", id, self.api(id).patch(&id.name, &params, &Patch::Apply(&body))).await?;
             }
         }
-        Ok(1)
+        Ok(())
     }
 
     /// Something in a namespace that is neither ours nor in every namespace.

@@ -10,7 +10,7 @@ use std::{
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Resource, ResourceExt as _,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     call::{CallError, call},
     lease::Claim,
-    watches::Seen,
+    watches::{Key, Seen},
 };
 
 /// Jobs under way at a time.
@@ -157,8 +157,12 @@ impl Registrar {
                 let body = json!({ "metadata": { "resourceVersion": version, "finalizers": finalizers } });
                 self.allowed("release", id)?;
                 let params = PatchParams { field_manager: Some(labels::CONTROLLER.to_owned()), ..PatchParams::default() };
-                call("release", id, self.members(key).patch(&key.name, &params, &Patch::Merge(&body))).await?;
+                let left = call("release", id, self.members(key).patch(&key.name, &params, &Patch::Merge(&body))).await?;
                 tracing::info!(member = %key, "Released");
+                // The last finalizer is gone, and so is the object.
+                let gone = left.finalizers().is_empty();
+                let seen = if gone { Seen::Deleted(Key::of(&left)) } else { Seen::Applied(left) };
+                self.index.learn(|state| state.members.see(seen));
             }
             (JobId::MemberStatus(key), Job::Tell { uid, before, status }) => {
                 let body = json!({

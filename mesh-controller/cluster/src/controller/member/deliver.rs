@@ -10,7 +10,7 @@ use mesh_api::{
 };
 use mesh_core::{
     conditions::NAME_TAKEN,
-    facts::Delivered,
+    facts::{Delivered, Obstacle},
     plan::{Action, Delivery},
 };
 use tokio::{
@@ -29,9 +29,11 @@ use crate::{
 /// Between rounds in which nothing is expected: what somebody changed of ours is mended within this. They only read.
 const RESYNC: Duration = Duration::from_secs(30);
 /// After a round that did not succeed.
-const RETRY: Patience = Patience { first: Duration::from_millis(500), most: Duration::from_secs(10) };
+const RETRY: Patience = Patience { first: Duration::from_millis(500), most: Duration::from_secs(5) };
 /// Between passes of leaving.
 const PASS: Duration = Duration::from_millis(500);
+/// How long leaving takes without being worth a word: namespaces need some seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Changes that come within this are one round.
 const GATHER: Duration = Duration::from_millis(2);
 
@@ -39,6 +41,8 @@ const GATHER: Duration = Duration::from_millis(2);
 #[derive(Default)]
 struct Memory {
     pruned: Option<BTreeSet<ObjectId>>,
+    /// The time to the first object was told.
+    timed: bool,
 }
 
 impl Member {
@@ -109,7 +113,7 @@ impl Member {
         let settings = settings(&self.common, terms, wish.member.as_deref().unwrap_or_default());
         let objects = member_objects(delivery, &settings);
         let ids: BTreeSet<ObjectId> = objects.iter().map(ObjectId::from).collect();
-        let mut asked = wish.asked;
+        let mut asked = wish.asked.filter(|_| !memory.timed);
         let round = writer
             .apply_seen(Batch::new(objects), |outcome| {
                 self.common.metrics.applied(outcome);
@@ -123,6 +127,7 @@ impl Member {
                 }
             })
             .await;
+        memory.timed |= asked.is_none();
         if round.is_void() {
             return false;
         }
@@ -138,7 +143,7 @@ impl Member {
         hindrances.is_empty()
     }
 
-    fn told(&self, round: &Round, delivery: &Delivery, complete: bool, hindrances: Vec<mesh_core::facts::Obstacle>) {
+    fn told(&self, round: &Round, delivery: &Delivery, complete: bool, hindrances: Vec<Obstacle>) {
         let generation = round.generations.iter().find(|(id, _)| id.kind.kind == "MeshAgent").map(|(_, generation)| *generation);
         self.report(|seen| {
             seen.hindrances = hindrances;
@@ -153,9 +158,10 @@ impl Member {
 
     /// Takes everything back; repeated until nothing is found any more.
     async fn leave(&self, writer: &Writer) -> Option<bool> {
+        let slow = Instant::now() + PATIENCE;
         loop {
             match writer.leave().await {
-                Ok(remains) if remains.found == 0 => {
+                Ok(remains) if remains.is_nothing() => {
                     self.report(|seen| {
                         seen.hindrances = Vec::new();
                         seen.withdrawn = true;
@@ -163,7 +169,12 @@ impl Member {
                     tracing::info!(member = %self.key, "Left the member");
                     return None;
                 }
-                Ok(_) => tokio::time::sleep(PASS).await,
+                Ok(remains) => {
+                    let going = remains.going.filter(|_| Instant::now() >= slow);
+                    let told = going.map(|id| Obstacle::new("BeingDeleted", format!("{id} is being deleted")));
+                    self.report(|seen| seen.hindrances = told.into_iter().collect());
+                    tokio::time::sleep(PASS).await;
+                }
                 Err(error) => {
                     let why = error.obstacle();
                     tracing::warn!(member = %self.key, error = &error as &dyn std::error::Error, "Failed to leave");
