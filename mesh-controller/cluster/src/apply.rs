@@ -58,7 +58,11 @@ pub struct ObjectId {
 
 impl From<&Rendered> for ObjectId {
     fn from(object: &Rendered) -> Self {
-        Self { kind: object.kind, namespace: object.namespace.clone(), name: object.name.clone() }
+        Self {
+            kind: object.kind,
+            namespace: object.namespace.clone(),
+            name: object.name.clone(),
+        }
     }
 }
 
@@ -91,11 +95,21 @@ enum Standing {
 
 impl Owner {
     fn standing(&self, meta: &ObjectMeta) -> Standing {
-        let label = |name: &str| meta.labels.as_ref().and_then(|l| l.get(name)).map(String::as_str);
+        let label = |name: &str| {
+            meta.labels
+                .as_ref()
+                .and_then(|l| l.get(name))
+                .map(String::as_str)
+        };
         let ours = label(labels::MANAGED_BY) == Some(labels::MANAGED_BY_US)
             && label(labels::INSTALL) == Some(&self.install)
-            && label(labels::MEMBER).is_some_and(|member| member == self.member || !self.others.contains(member));
-        if ours { Standing::Ours } else { Standing::Foreign }
+            && label(labels::MEMBER)
+                .is_some_and(|member| member == self.member || !self.others.contains(member));
+        if ours {
+            Standing::Ours
+        } else {
+            Standing::Foreign
+        }
     }
 
     /// Selects what is ours.
@@ -147,13 +161,19 @@ impl Batch<Prepared> {
     /// Objects in the order in which they are to be applied.
     #[must_use]
     pub fn new(objects: Vec<Rendered>) -> Self {
-        Self { objects, answered: false, stage: PhantomData }
+        Self {
+            objects,
+            answered: false,
+            stage: PhantomData,
+        }
     }
 }
 
 impl Batch<Done> {
     fn keeps(&self, id: &ObjectId) -> bool {
-        self.objects.iter().any(|object| ObjectId::from(object) == *id)
+        self.objects
+            .iter()
+            .any(|object| ObjectId::from(object) == *id)
     }
 }
 
@@ -182,7 +202,10 @@ impl Round {
             })
             .collect();
         if hindrances.is_empty() && !self.done.answered {
-            hindrances.push(Obstacle::new("Timeout", format!("applying everything took longer than {} s", ROUND.as_secs())));
+            hindrances.push(Obstacle::new(
+                "Timeout",
+                format!("applying everything took longer than {} s", ROUND.as_secs()),
+            ));
         }
         hindrances
     }
@@ -190,7 +213,9 @@ impl Round {
     /// Whether this replica turned out not to lead: then nothing is to be concluded from it.
     #[must_use]
     pub fn is_void(&self) -> bool {
-        self.outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Failed(CallError::NotLeading { .. })))
+        self.outcomes
+            .iter()
+            .any(|(_, outcome)| matches!(outcome, Outcome::Failed(CallError::NotLeading { .. })))
     }
 }
 
@@ -206,7 +231,10 @@ pub struct Writer {
 
 impl fmt::Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Writer").field("manager", &self.manager).field("owner", &self.owner).finish_non_exhaustive()
+        f.debug_struct("Writer")
+            .field("manager", &self.manager)
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
     }
 }
 
@@ -214,7 +242,13 @@ impl Writer {
     /// Nothing is asked or written yet.
     #[must_use]
     pub fn new(client: Client, manager: &'static str, owner: Owner, gate: Gate) -> Self {
-        Self { client, manager, owner, gate, settled: Mutex::default() }
+        Self {
+            client,
+            manager,
+            owner,
+            gate,
+            settled: Mutex::default(),
+        }
     }
 
     /// Whose the objects are, from now on.
@@ -228,13 +262,18 @@ impl Writer {
     }
 
     /// [`Writer::apply`], and tells of each object as soon as it is settled.
-    pub async fn apply_seen(&self, batch: Batch<Prepared>, mut seen: impl FnMut(&Outcome) + Send) -> Round {
+    pub async fn apply_seen(
+        &self,
+        batch: Batch<Prepared>,
+        mut seen: impl FnMut(&Outcome) + Send,
+    ) -> Round {
         let end = Instant::now() + ROUND;
         let mut queue: VecDeque<&Rendered> = batch.objects.iter().collect();
         let (mut outcomes, mut generations, mut answered) = (Vec::new(), BTreeMap::new(), true);
         while let Some(object) = queue.pop_front() {
             let id = ObjectId::from(object);
-            let Ok((outcome, generation)) = tokio::time::timeout_at(end, self.settle(object)).await else {
+            let Ok((outcome, generation)) = tokio::time::timeout_at(end, self.settle(object)).await
+            else {
                 answered = false;
                 break;
             };
@@ -245,7 +284,9 @@ impl Writer {
                     tokio::time::sleep(Duration::from_millis(25)).await;
                     continue;
                 }
-                let stop = error.trouble().is_loss() || id.kind.kind == "Namespace" || matches!(error, CallError::NotLeading { .. });
+                let stop = error.trouble().is_loss()
+                    || id.kind.kind == "Namespace"
+                    || matches!(error, CallError::NotLeading { .. });
                 answered = answered && !error.trouble().is_loss();
                 if stop {
                     seen(&outcome);
@@ -257,8 +298,16 @@ impl Writer {
             generations.extend(generation.map(|generation| (id.clone(), generation)));
             outcomes.push((id, outcome));
         }
-        let done = Batch { objects: batch.objects, answered, stage: PhantomData };
-        Round { done, outcomes, generations }
+        let done = Batch {
+            objects: batch.objects,
+            answered,
+            stage: PhantomData,
+        };
+        Round {
+            done,
+            outcomes,
+            generations,
+        }
     }
 
     /// Applies one object, if it needs it.
@@ -281,42 +330,96 @@ impl Writer {
         };
         let meta = &live.metadata;
         if self.owner.standing(meta) == Standing::Foreign {
-            let shared = matches!(id.kind.kind, "Namespace" | "CustomResourceDefinition") && meta.deletion_timestamp.is_none();
-            return Ok((if shared { Outcome::Shared } else { Outcome::Refused(refusal(&id, meta)) }, None));
+            let shared = matches!(id.kind.kind, "Namespace" | "CustomResourceDefinition")
+                && meta.deletion_timestamp.is_none();
+            return Ok((
+                if shared {
+                    Outcome::Shared
+                } else {
+                    Outcome::Refused(refusal(&id, meta))
+                },
+                None,
+            ));
         }
         if meta.deletion_timestamp.is_some() {
-            return Ok((Outcome::Refused(Obstacle::new("BeingDeleted", format!("{id} is being deleted"))), None));
+            return Ok((
+                Outcome::Refused(Obstacle::new(
+                    "BeingDeleted",
+                    format!("{id} is being deleted"),
+                )),
+                None,
+            ));
         }
         let version = meta.resource_version.clone().unwrap_or_default();
-        let known = self.settled.lock().get(&id).is_some_and(|(h, v)| *h == hash && *v == version);
+        let known = self
+            .settled
+            .lock()
+            .get(&id)
+            .is_some_and(|(h, v)| *h == hash && *v == version);
         let whole = serde_json::to_value(&live).unwrap_or_default();
         if known || intact(&body, &whole, self.manager) {
             return Ok(self.note(&id, hash, &live, Outcome::Unchanged));
         }
         let mut fenced = body;
-        if let (Some(uid), Some(meta)) = (&meta.uid, fenced.pointer_mut("/metadata").and_then(Value::as_object_mut)) {
+        if let (Some(uid), Some(meta)) = (
+            &meta.uid,
+            fenced
+                .pointer_mut("/metadata")
+                .and_then(Value::as_object_mut),
+        ) {
             meta.insert("uid".to_owned(), json!(uid));
         }
         let written = self.write(&api, &id, &fenced, true).await?;
-        let outcome = if written.metadata.resource_version.as_deref() == Some(&version) { Outcome::Unchanged } else { Outcome::Written };
+        let outcome = if written.metadata.resource_version.as_deref() == Some(&version) {
+            Outcome::Unchanged
+        } else {
+            Outcome::Written
+        };
         Ok(self.note(&id, hash, &written, outcome))
     }
 
-    fn note(&self, id: &ObjectId, hash: String, live: &DynamicObject, outcome: Outcome) -> (Outcome, Option<i64>) {
+    fn note(
+        &self,
+        id: &ObjectId,
+        hash: String,
+        live: &DynamicObject,
+        outcome: Outcome,
+    ) -> (Outcome, Option<i64>) {
         let version = live.meta().resource_version.clone().unwrap_or_default();
         self.settled.lock().insert(id.clone(), (hash, version));
         (outcome, live.meta().generation)
     }
 
-    async fn write(&self, api: &Api<DynamicObject>, id: &ObjectId, body: &Value, force: bool) -> Result<DynamicObject, CallError> {
+    async fn write(
+        &self,
+        api: &Api<DynamicObject>,
+        id: &ObjectId,
+        body: &Value,
+        force: bool,
+    ) -> Result<DynamicObject, CallError> {
         self.allowed("apply", id)?;
-        let params = PatchParams { force, ..PatchParams::apply(self.manager) };
+        let params = PatchParams {
+            force,
+            ..PatchParams::apply(self.manager)
+        };
         tracing::debug!(object = %id, "Applying");
-        call("apply", id, api.patch(&id.name, &params, &Patch::Apply(body))).await
+        call(
+            "apply",
+            id,
+            api.patch(&id.name, &params, &Patch::Apply(body)),
+        )
+        .await
     }
 
     fn allowed(&self, verb: &'static str, object: &impl ToString) -> Result<(), CallError> {
-        if (self.gate)() { Ok(()) } else { Err(CallError::NotLeading { verb, object: object.to_string() }) }
+        if (self.gate)() {
+            Ok(())
+        } else {
+            Err(CallError::NotLeading {
+                verb,
+                object: object.to_string(),
+            })
+        }
     }
 
     fn api(&self, id: &ObjectId) -> Api<DynamicObject> {
@@ -329,7 +432,10 @@ impl Writer {
 }
 
 pub(crate) fn resource(kind: ManagedKind) -> ApiResource {
-    let (group, version) = kind.api_version.split_once('/').unwrap_or(("", kind.api_version));
+    let (group, version) = kind
+        .api_version
+        .split_once('/')
+        .unwrap_or(("", kind.api_version));
     ApiResource {
         group: group.to_owned(),
         version: version.to_owned(),
@@ -342,7 +448,10 @@ pub(crate) fn resource(kind: ManagedKind) -> ApiResource {
 /// The body with the hash of itself on it: a field that we no longer want changes the hash, and so is taken away.
 fn stamped(body: &Value) -> (Value, String) {
     let digest = Sha256::digest(body.to_string().as_bytes());
-    let hash = digest.iter().take(16).fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
+    let hash = digest
+        .iter()
+        .take(16)
+        .fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
     let mut body = body.clone();
     if let Some(meta) = body.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         let annotations = meta.entry("annotations").or_insert_with(|| json!({}));
@@ -356,9 +465,15 @@ fn stamped(body: &Value) -> (Value, String) {
 fn refusal(id: &ObjectId, meta: &ObjectMeta) -> Obstacle {
     let name = id.kind.kind == "Service" && id.namespace.as_deref() == Some(TELEMETRY_NAMESPACE);
     let reason = if name { NAME_TAKEN } else { "ForeignObject" };
-    let by = meta.labels.as_ref().and_then(|l| l.get(labels::MANAGED_BY)).map(String::as_str);
+    let by = meta
+        .labels
+        .as_ref()
+        .and_then(|l| l.get(labels::MANAGED_BY))
+        .map(String::as_str);
     let message = match by {
-        Some(labels::MANAGED_BY_US) => format!("{id} belongs to another install of kof-istio, or to another member"),
+        Some(labels::MANAGED_BY_US) => {
+            format!("{id} belongs to another install of kof-istio, or to another member")
+        }
         Some(by) => format!("{id} exists and is managed by {by}; it is not touched"),
         None => format!("{id} exists and was not made by kof-istio; it is not touched"),
     };

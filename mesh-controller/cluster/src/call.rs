@@ -98,7 +98,12 @@ impl Trouble {
     pub const fn is_loss(self) -> bool {
         matches!(
             self,
-            Self::Timeout | Self::Refused | Self::NameNotFound | Self::Unreachable | Self::Certificate | Self::Unauthorized
+            Self::Timeout
+                | Self::Refused
+                | Self::NameNotFound
+                | Self::Unreachable
+                | Self::Certificate
+                | Self::Unauthorized
         )
     }
 }
@@ -132,7 +137,10 @@ impl CallError {
         let trouble = self.trouble();
         match self {
             _ if !trouble.is_loss() => self.obstacle(),
-            Self::Api { source, .. } => Obstacle::new(trouble.reason(), format!("{server}: {}", words(source, trouble))),
+            Self::Api { source, .. } => Obstacle::new(
+                trouble.reason(),
+                format!("{server}: {}", words(source, trouble)),
+            ),
             Self::Timeout { .. } | Self::NotLeading { .. } => {
                 Obstacle::new(trouble.reason(), format!("{server}: no answer in time"))
             }
@@ -164,8 +172,15 @@ pub async fn call<T>(
 ) -> Result<T, CallError> {
     match tokio::time::timeout(CALL, request).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(CallError::Api { verb, object: object.to_string(), source: Box::new(source) }),
-        Err(_elapsed) => Err(CallError::Timeout { verb, object: object.to_string() }),
+        Ok(Err(source)) => Err(CallError::Api {
+            verb,
+            object: object.to_string(),
+            source: Box::new(source),
+        }),
+        Err(_elapsed) => Err(CallError::Timeout {
+            verb,
+            object: object.to_string(),
+        }),
     }
 }
 
@@ -223,7 +238,11 @@ fn of_chain(error: &(dyn StdError + 'static)) -> Trouble {
         next = error.source();
     }
     // hyper-util hides its resolver error behind a private type; its words begin so.
-    if chain_text(error).contains("dns error") { Trouble::NameNotFound } else { Trouble::Other }
+    if chain(error).contains("dns error") {
+        Trouble::NameNotFound
+    } else {
+        Trouble::Other
+    }
 }
 
 /// The network does not lead there, or no longer.
@@ -265,7 +284,10 @@ fn words(error: &kube::Error, trouble: Trouble) -> String {
         Trouble::Timeout => "no answer in time".to_owned(),
         Trouble::NameNotFound => "the name of the server has no address".to_owned(),
         Trouble::Unreachable => "the connection does not get through".to_owned(),
-        Trouble::Unauthorized => "it does not know us: the token or certificate in the kubeconfig is not valid".to_owned(),
+        Trouble::Unauthorized => {
+            "it does not know us: the token or certificate in the kubeconfig is not valid"
+                .to_owned()
+        }
         Trouble::Certificate => certificate_words(error),
         Trouble::Forbidden
         | Trouble::NotFound
@@ -278,21 +300,34 @@ fn words(error: &kube::Error, trouble: Trouble) -> String {
 }
 
 fn certificate_words(error: &kube::Error) -> String {
-    let text = chain_text(error);
+    let text = chain(error);
     let known = [
-        ("UnknownIssuer", "the server's certificate is not from the CA in the kubeconfig"),
+        (
+            "UnknownIssuer",
+            "the server's certificate is not from the CA in the kubeconfig",
+        ),
         ("expired", "the server's certificate has expired"),
         ("not valid yet", "the server's certificate is not valid yet"),
-        ("not valid for name", "the server's certificate is for another name"),
-        ("BadSignature", "the server's certificate is not from the CA in the kubeconfig"),
+        (
+            "not valid for name",
+            "the server's certificate is for another name",
+        ),
+        (
+            "BadSignature",
+            "the server's certificate is not from the CA in the kubeconfig",
+        ),
     ];
     known
         .iter()
         .find(|(mark, _)| text.contains(mark))
-        .map_or_else(|| "the TLS handshake failed".to_owned(), |(_, words)| (*words).to_owned())
+        .map_or_else(
+            || "the TLS handshake failed".to_owned(),
+            |(_, words)| (*words).to_owned(),
+        )
 }
 
-fn chain_text(error: &(dyn StdError + 'static)) -> String {
+/// An error and its causes, in one line for a log.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {

@@ -61,10 +61,12 @@ pub fn in_cluster() -> Result<Client, ClientError> {
 ///
 /// When the file cannot be read or used.
 pub async fn from_file(path: &std::path::Path) -> Result<Client, ClientError> {
-    let kubeconfig = kube::config::Kubeconfig::read_from(path).map_err(ClientError::ReadKubeconfig)?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
-        .await
-        .map_err(ClientError::ReadKubeconfig)?;
+    let kubeconfig =
+        kube::config::Kubeconfig::read_from(path).map_err(ClientError::ReadKubeconfig)?;
+    let config =
+        Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
+            .await
+            .map_err(ClientError::ReadKubeconfig)?;
     build(&tuned(config)).map_err(ClientError::MakeClient)
 }
 
@@ -75,12 +77,22 @@ pub async fn from_file(path: &std::path::Path) -> Result<Client, ClientError> {
 /// An obstacle when the access cannot be used: a URL, a certificate or a key that does not parse. Never with a word of
 /// what is secret in it.
 pub fn connect(access: &ClusterAccess) -> Result<Client, Obstacle> {
-    let refuse = |what: &str| Obstacle::new("KubeconfigMalformed", format!("the kubeconfig for {} holds {what}", access.server));
-    let uri: Uri = access.server.parse().map_err(|_e| refuse("a server that is no URL"))?;
+    let refuse = |what: &str| {
+        Obstacle::new(
+            "KubeconfigMalformed",
+            format!("the kubeconfig for {} holds {what}", access.server),
+        )
+    };
+    let uri: Uri = access
+        .server
+        .parse()
+        .map_err(|_e| refuse("a server that is no URL"))?;
     let mut config = tuned(Config::new(uri));
     config.tls_server_name.clone_from(&access.tls_server_name);
     if let Some(pem) = &access.ca_pem {
-        let ca: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).map(|der| der.map(|der| der.to_vec())).collect();
+        let ca: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem)
+            .map(|der| der.map(|der| der.to_vec()))
+            .collect();
         let ca = ca.map_err(|_e| refuse("a CA that is no PEM"))?;
         if ca.is_empty() {
             return Err(refuse("a CA without a certificate"));
@@ -89,7 +101,10 @@ pub fn connect(access: &ClusterAccess) -> Result<Client, Obstacle> {
     }
     match &access.auth {
         Auth::Token(token) => config.auth_info.token = Some(token.reveal().to_owned().into()),
-        Auth::Certificate { certificate_pem, key_pem } => {
+        Auth::Certificate {
+            certificate_pem,
+            key_pem,
+        } => {
             config.auth_info.client_certificate_data = Some(base64(certificate_pem));
             config.auth_info.client_key_data = Some(base64(key_pem.reveal().as_bytes()).into());
         }
@@ -106,7 +121,10 @@ fn tuned(mut config: Config) -> Config {
     config.reset_reader_on_write = true;
     // How audit logs name us.
     let agent = concat!("kof-istio/", env!("CARGO_PKG_VERSION"));
-    config.headers.push((http::header::USER_AGENT, http::HeaderValue::from_static(agent)));
+    config.headers.push((
+        http::header::USER_AGENT,
+        http::HeaderValue::from_static(agent),
+    ));
     // Each caller has a deadline and a budget of its own.
     config.default_retry = false;
     config
@@ -118,7 +136,10 @@ fn build(config: &Config) -> Result<Client, kube::Error> {
     if CryptoProvider::get_default().is_none()
         && let Err(other) = aws_lc_rs::default_provider().install_default()
     {
-        tracing::debug!(suites = other.cipher_suites.len(), "Another provider of cryptography was installed meanwhile");
+        tracing::debug!(
+            suites = other.cipher_suites.len(),
+            "Another provider of cryptography was installed meanwhile"
+        );
     }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);

@@ -97,7 +97,11 @@ impl Readiness {
     ///
     /// What is still missing.
     pub fn check(&self) -> Result<(), String> {
-        let index = self.0.lock().clone().ok_or("not connected to the management cluster yet")?;
+        let index = self
+            .0
+            .lock()
+            .clone()
+            .ok_or("not connected to the management cluster yet")?;
         let missing = |state: &State| {
             let kinds = [
                 ("meshes", state.meshes.is_warm()),
@@ -105,7 +109,10 @@ impl Readiness {
                 ("configs of children", state.configs.is_warm()),
                 ("secrets", state.secrets.is_warm()),
             ];
-            kinds.into_iter().find(|(_, warm)| !warm).map(|(kind, _)| kind)
+            kinds
+                .into_iter()
+                .find(|(_, warm)| !warm)
+                .map(|(kind, _)| kind)
         };
         match index.read(missing) {
             None => Ok(()),
@@ -135,13 +142,23 @@ pub async fn run(
     let index = Arc::new(Index::default());
     *readiness.0.lock() = Some(Arc::clone(&index));
     let mut tasks = Tasks::new();
-    let (claim, contend) = lease::contend(client.clone(), &settings.namespace, &settings.pod, until(stopped));
+    let (claim, contend) = lease::contend(
+        client.clone(),
+        &settings.namespace,
+        &settings.pod,
+        until(stopped),
+    );
     let mut contender = JoinSet::new();
     contender.spawn(contend);
     feeds::spawn(&mut tasks, &client, &index);
     let looked = Arc::new(Notify::new());
     let (jobs, todo) = watch::channel((0, Jobs::new()));
-    let registrar = Registrar::new(client.clone(), Arc::clone(&index), claim.clone(), &settings.pod);
+    let registrar = Registrar::new(
+        client.clone(),
+        Arc::clone(&index),
+        claim.clone(),
+        &settings.pod,
+    );
     tasks.spawn("registrar", registrar.run(todo));
     let roots = Roots {
         client: client.clone(),
@@ -156,7 +173,14 @@ pub async fn run(
         management_member: settings.management_member,
         management_mesh: settings.management_mesh.clone(),
     };
-    let common = Common { management: client, index, settings: Arc::new(settings), install, claim: claim.clone(), metrics };
+    let common = Common {
+        management: client,
+        index,
+        settings: Arc::new(settings),
+        install,
+        claim: claim.clone(),
+        metrics,
+    };
     tasks.spawn("gauge of leading", gauge(claim, common.metrics.clone()));
     tasks.spawn("look", looking(common, constants, jobs, looked));
     tokio::select! {
@@ -185,10 +209,21 @@ async fn identify(client: &Client) -> Result<String, ControllerError> {
     let api: Api<Namespace> = Api::all(client.clone());
     let mut delays = Patience::SHORT.delays();
     loop {
-        match call("get", "Namespace kube-system", api.get_metadata("kube-system")).await {
+        match call(
+            "get",
+            "Namespace kube-system",
+            api.get_metadata("kube-system"),
+        )
+        .await
+        {
             Ok(namespace) => return Ok(namespace.uid().unwrap_or_default()),
-            Err(error) if error.trouble() == crate::call::Trouble::Forbidden => return Err(ControllerError::Identify(error)),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "Management does not answer"),
+            Err(error) if error.trouble() == crate::call::Trouble::Forbidden => {
+                return Err(ControllerError::Identify(error));
+            }
+            Err(error) => tracing::warn!(
+                why = crate::call::chain(&error),
+                "Management does not answer"
+            ),
         }
         tokio::time::sleep(delays.next().unwrap_or(Patience::SHORT.most)).await;
     }
@@ -202,8 +237,17 @@ async fn gauge(mut claim: Claim, metrics: Metrics) {
 }
 
 /// Looks whenever something changed, and hands out what is to be done.
-async fn looking(common: Common, constants: Constants, jobs: watch::Sender<(u64, Jobs)>, looked: Arc<Notify>) {
-    let mut members = Members { common: common.clone(), tasks: JoinSet::new(), known: BTreeMap::new() };
+async fn looking(
+    common: Common,
+    constants: Constants,
+    jobs: watch::Sender<(u64, Jobs)>,
+    looked: Arc<Notify>,
+) {
+    let mut members = Members {
+        common: common.clone(),
+        tasks: JoinSet::new(),
+        known: BTreeMap::new(),
+    };
     loop {
         let now = Timestamp::now();
         let version = common.index.version();
@@ -241,17 +285,38 @@ async fn wake(at: Option<Timestamp>, now: Timestamp) {
 
 /// Keeps what belongs to members that are there, and notes when clusters ask.
 fn remember(state: &mut State, found: &Look) {
-    state.observed.retain(|key, _| found.wishes.contains_key(key));
-    let there = |state: &State, key: &MemberKey| state.members.get(&Key::new(&key.namespace, &key.name)).is_some();
-    let fresh: Vec<MemberKey> = found.asked.keys().filter(|key| !there(state, key)).cloned().collect();
+    state
+        .observed
+        .retain(|key, _| found.wishes.contains_key(key));
+    let there = |state: &State, key: &MemberKey| {
+        state
+            .members
+            .get(&Key::new(&key.namespace, &key.name))
+            .is_some()
+    };
+    let fresh: Vec<MemberKey> = found
+        .asked
+        .keys()
+        .filter(|key| !there(state, key))
+        .cloned()
+        .collect();
     // What was there when this process began did not ask just now.
     let warm = state.is_warm();
     for key in fresh.into_iter().filter(|_| warm) {
         state.asked.entry(key).or_insert_with(Instant::now);
     }
-    let done = |key: &MemberKey| state.observed.get(key).is_some_and(|o| o.delivered.is_some());
-    let over: Vec<MemberKey> =
-        state.asked.keys().filter(|key| done(key) || !found.asked.contains_key(*key)).cloned().collect();
+    let done = |key: &MemberKey| {
+        state
+            .observed
+            .get(key)
+            .is_some_and(|o| o.delivered.is_some())
+    };
+    let over: Vec<MemberKey> = state
+        .asked
+        .keys()
+        .filter(|key| done(key) || !found.asked.contains_key(*key))
+        .cloned()
+        .collect();
     for key in over {
         state.asked.remove(&key);
     }
@@ -259,13 +324,20 @@ fn remember(state: &mut State, found: &Look) {
 
 fn count(metrics: &Metrics, found: &Look) {
     metrics.members(found.told.values().map(|told| {
-        let first = told.plan.verdicts.iter().find(|verdict| verdict.state != Truth::True);
+        let first = told
+            .plan
+            .verdicts
+            .iter()
+            .find(|verdict| verdict.state != Truth::True);
         let reached = match told.facts.reach {
             Reach::Unknown => Reached::Unknown,
             Reach::Answers { .. } => Reached::Answers,
             Reach::Lost(_) => Reached::Lost,
         };
-        (first.map_or(Station::Ready, |verdict| verdict.kind.into()), reached)
+        (
+            first.map_or(Station::Ready, |verdict| verdict.kind.into()),
+            reached,
+        )
     }));
 }
 

@@ -80,7 +80,12 @@ pub fn contend(
 ) -> (Claim, impl Future<Output = ()> + Send + 'static) {
     let (claim, receiver) = watch::channel(None);
     let api = Api::namespaced(client, namespace);
-    let mut candidate = Candidate { api, me: me.to_owned(), claim, seen: None };
+    let mut candidate = Candidate {
+        api,
+        me: me.to_owned(),
+        claim,
+        seen: None,
+    };
     let task = async move {
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -118,9 +123,15 @@ impl Candidate {
             }
             Err(error) => {
                 if was {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "Failed to renew the lease");
+                    tracing::warn!(
+                        why = crate::call::chain(&error),
+                        "Failed to renew the lease"
+                    );
                 } else {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "Failed to look at the lease");
+                    tracing::debug!(
+                        why = crate::call::chain(&error),
+                        "Failed to look at the lease"
+                    );
                 }
                 jittered(RETRY)
             }
@@ -136,21 +147,45 @@ impl Candidate {
 
     /// Whether we hold it, from `sent` on.
     async fn try_hold(&mut self, sent: Instant) -> Result<bool, CallError> {
-        let Some(lease) = call_opt("get", format!("Lease {NAME}"), self.api.get_opt(NAME)).await?.flatten() else {
+        let Some(lease) = call_opt("get", format!("Lease {NAME}"), self.api.get_opt(NAME))
+            .await?
+            .flatten()
+        else {
             let lease = self.written(None);
-            return taken(call("create", format!("Lease {NAME}"), self.api.create(&PostParams::default(), &lease)).await);
+            return taken(
+                call(
+                    "create",
+                    format!("Lease {NAME}"),
+                    self.api.create(&PostParams::default(), &lease),
+                )
+                .await,
+            );
         };
         let version = lease.metadata.resource_version.clone().unwrap_or_default();
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != version) {
             self.seen = Some((version, sent));
         }
-        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default();
-        let silent = self.seen.as_ref().is_some_and(|(_, since)| sent.duration_since(*since) >= DURATION);
+        let holder = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.clone())
+            .unwrap_or_default();
+        let silent = self
+            .seen
+            .as_ref()
+            .is_some_and(|(_, since)| sent.duration_since(*since) >= DURATION);
         if holder != self.me && !holder.is_empty() && !silent {
             return Ok(false);
         }
         let lease = self.written(Some(lease));
-        taken(call("update", format!("Lease {NAME}"), self.api.replace(NAME, &PostParams::default(), &lease)).await)
+        taken(
+            call(
+                "update",
+                format!("Lease {NAME}"),
+                self.api.replace(NAME, &PostParams::default(), &lease),
+            )
+            .await,
+        )
     }
 
     fn written(&self, before: Option<Lease>) -> Lease {
@@ -158,7 +193,13 @@ impl Candidate {
         let before = before.unwrap_or_else(|| Lease {
             metadata: ObjectMeta {
                 name: Some(NAME.to_owned()),
-                labels: Some([(labels::MANAGED_BY.to_owned(), labels::MANAGED_BY_US.to_owned())].into()),
+                labels: Some(
+                    [(
+                        labels::MANAGED_BY.to_owned(),
+                        labels::MANAGED_BY_US.to_owned(),
+                    )]
+                    .into(),
+                ),
                 ..ObjectMeta::default()
             },
             spec: None,
@@ -171,9 +212,17 @@ impl Candidate {
             spec: Some(LeaseSpec {
                 holder_identity: Some(self.me.clone()),
                 lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
-                acquire_time: if mine { spec.acquire_time } else { Some(now.clone()) },
+                acquire_time: if mine {
+                    spec.acquire_time
+                } else {
+                    Some(now.clone())
+                },
                 renew_time: Some(now),
-                lease_transitions: Some(if mine { transitions } else { transitions.saturating_add(1) }),
+                lease_transitions: Some(if mine {
+                    transitions
+                } else {
+                    transitions.saturating_add(1)
+                }),
                 ..LeaseSpec::default()
             }),
         }
@@ -186,17 +235,33 @@ impl Candidate {
         if !led {
             return;
         }
-        let found = call_opt("get", format!("Lease {NAME}"), self.api.get_opt(NAME)).await.ok().flatten().flatten();
+        let found = call_opt("get", format!("Lease {NAME}"), self.api.get_opt(NAME))
+            .await
+            .ok()
+            .flatten()
+            .flatten();
         let Some(mut lease) = found else { return };
-        let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_deref() == Some(&self.me)) else {
+        let Some(spec) = lease
+            .spec
+            .as_mut()
+            .filter(|spec| spec.holder_identity.as_deref() == Some(&self.me))
+        else {
             return;
         };
         spec.holder_identity = None;
         spec.lease_duration_seconds = Some(1);
-        let released = call("release", format!("Lease {NAME}"), self.api.replace(NAME, &PostParams::default(), &lease)).await;
+        let released = call(
+            "release",
+            format!("Lease {NAME}"),
+            self.api.replace(NAME, &PostParams::default(), &lease),
+        )
+        .await;
         match released {
             Ok(_) => tracing::info!(lease = NAME, "Released"),
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "Failed to release the lease"),
+            Err(error) => tracing::warn!(
+                why = crate::call::chain(&error),
+                "Failed to release the lease"
+            ),
         }
     }
 }

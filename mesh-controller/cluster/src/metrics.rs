@@ -140,14 +140,40 @@ impl Metrics {
             reach: Family::default(),
             requests: Family::default(),
             leading: Gauge::default(),
-            first_object: Histogram::new([0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0, 20.0]),
+            first_object: Histogram::new([
+                0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0, 20.0,
+            ]),
         };
-        registry.register("looks", "Count of looks at everything", metrics.looks.clone());
-        registry.register("objects_applied", "Count of objects applied in members, by outcome", metrics.applied.clone());
-        registry.register("members", "Members by the first condition that is not true", metrics.members.clone());
-        registry.register("members_reach", "Members by whether their API server answers", metrics.reach.clone());
-        registry.register("certificate_requests", "Count of requests for intermediates, by verdict", metrics.requests.clone());
-        registry.register("leading", "Whether this replica leads", metrics.leading.clone());
+        registry.register(
+            "looks",
+            "Count of looks at everything",
+            metrics.looks.clone(),
+        );
+        registry.register(
+            "objects_applied",
+            "Count of objects applied in members, by outcome",
+            metrics.applied.clone(),
+        );
+        registry.register(
+            "members",
+            "Members by the first condition that is not true",
+            metrics.members.clone(),
+        );
+        registry.register(
+            "members_reach",
+            "Members by whether their API server answers",
+            metrics.reach.clone(),
+        );
+        registry.register(
+            "certificate_requests",
+            "Count of requests for intermediates, by verdict",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "leading",
+            "Whether this replica leads",
+            metrics.leading.clone(),
+        );
         registry.register_with_unit(
             "first_object",
             "Time from seeing a cluster ask for membership to the first object in it",
@@ -162,7 +188,11 @@ impl Metrics {
     }
 
     pub(crate) fn applied(&self, outcome: &Outcome) {
-        self.applied.get_or_create(&ByOutcome { outcome: outcome.into() }).inc();
+        self.applied
+            .get_or_create(&ByOutcome {
+                outcome: outcome.into(),
+            })
+            .inc();
     }
 
     pub(crate) fn judged(&self, verdict: Judged) {

@@ -43,11 +43,11 @@ impl Fake {
     }
 
     pub(crate) fn put(&self, path: &str, mut object: Value) {
-        let mut shelf = self.0.lock();
-        shelf.version += 1;
-        object["metadata"]["resourceVersion"] = json!(shelf.version.to_string());
-        object["metadata"]["uid"] = json!(format!("uid-{}", shelf.version));
-        shelf.objects.insert(path.to_owned(), object);
+        let mut kept = self.0.lock();
+        kept.version += 1;
+        object["metadata"]["resourceVersion"] = json!(kept.version.to_string());
+        object["metadata"]["uid"] = json!(format!("uid-{}", kept.version));
+        kept.objects.insert(path.to_owned(), object);
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<Value> {
@@ -55,10 +55,10 @@ impl Fake {
     }
 
     pub(crate) fn edit(&self, path: &str, change: impl FnOnce(&mut Value)) {
-        let mut shelf = self.0.lock();
-        shelf.version += 1;
-        let version = json!(shelf.version.to_string());
-        let object = shelf.objects.get_mut(path).unwrap();
+        let mut kept = self.0.lock();
+        kept.version += 1;
+        let version = json!(kept.version.to_string());
+        let object = kept.objects.get_mut(path).unwrap();
         change(object);
         object["metadata"]["resourceVersion"] = version;
     }
@@ -79,9 +79,15 @@ impl Fake {
         let body = body.collect_bytes().await.map_err(std::io::Error::other)?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let query = parts.uri.query().unwrap_or_default().to_owned();
-        let (code, answer) = self.0.lock().answer(&parts.method, parts.uri.path(), &query, body);
+        let (code, answer) = self
+            .0
+            .lock()
+            .answer(&parts.method, parts.uri.path(), &query, body);
         let bytes = serde_json::to_vec(&answer).map_err(std::io::Error::other)?;
-        Response::builder().status(code).body(Body::from(bytes)).map_err(std::io::Error::other)
+        Response::builder()
+            .status(code)
+            .body(Body::from(bytes))
+            .map_err(std::io::Error::other)
     }
 }
 
@@ -102,10 +108,15 @@ impl Shelf {
         }
         match (method.as_str(), self.objects.get(path).cloned()) {
             ("GET", Some(object)) => (StatusCode::OK, object),
-            ("GET", None) if query.contains("limit=") || query.contains("abelSelector") => (StatusCode::OK, self.list(path, query)),
-            ("PATCH", live) => self.apply(path, query, live, body),
+            ("GET", None) if query.contains("limit=") || query.contains("abelSelector") => {
+                (StatusCode::OK, self.list(path, query))
+            }
+            ("PATCH", live) => self.apply(path, query, live.as_ref(), &body),
             ("POST", _) => {
-                let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default());
+                let path = format!(
+                    "{path}/{}",
+                    body["metadata"]["name"].as_str().unwrap_or_default()
+                );
                 if self.objects.contains_key(&path) {
                     return failure(StatusCode::CONFLICT, "AlreadyExists");
                 }
@@ -122,43 +133,65 @@ impl Shelf {
                     return failure(StatusCode::CONFLICT, "Conflict");
                 }
                 self.objects.remove(path);
-                (StatusCode::OK, json!({ "kind": "Status", "status": "Success", "code": 200 }))
+                (
+                    StatusCode::OK,
+                    json!({ "kind": "Status", "status": "Success", "code": 200 }),
+                )
             }
             (_, _) => failure(StatusCode::NOT_FOUND, "NotFound"),
         }
     }
 
     fn list(&self, path: &str, query: &str) -> Value {
-        let query = query.replace("%3D", "=").replace("%2C", ",").replace("%2F", "/");
-        let selector = query.split('&').find_map(|part| part.strip_prefix("labelSelector=")).unwrap_or_default();
-        let wanted: Vec<(&str, &str)> = selector.split(',').filter_map(|part| part.split_once('=')).collect();
+        let query = query
+            .replace("%3D", "=")
+            .replace("%2C", ",")
+            .replace("%2F", "/");
+        let selector = query
+            .split('&')
+            .find_map(|part| part.strip_prefix("labelSelector="))
+            .unwrap_or_default();
+        let wanted: Vec<(&str, &str)> = selector
+            .split(',')
+            .filter_map(|part| part.split_once('='))
+            .collect();
         let plural = path.rsplit('/').next().unwrap_or_default();
         let api = path.strip_suffix(plural).unwrap_or_default();
         let found = self.objects.iter().filter(|(at, object)| {
             let of_kind = at.starts_with(api) && at.split('/').rev().nth(1) == Some(plural);
-            of_kind && wanted.iter().all(|(key, value)| object["metadata"]["labels"][key] == *value)
+            of_kind
+                && wanted
+                    .iter()
+                    .all(|(key, value)| object["metadata"]["labels"][key] == *value)
         });
         let items: Vec<Value> = found.map(|(_, object)| object.clone()).collect();
         json!({ "kind": "List", "apiVersion": "v1", "metadata": { "resourceVersion": "1" }, "items": items })
     }
 
-    fn apply(&mut self, path: &str, query: &str, live: Option<Value>, body: Value) -> Answer {
-        let manager = query.split('&').find_map(|part| part.strip_prefix("fieldManager=")).unwrap_or_default();
-        let mut fields = owned(&body);
+    fn apply(&mut self, path: &str, query: &str, live: Option<&Value>, body: &Value) -> Answer {
+        let manager = query
+            .split('&')
+            .find_map(|part| part.strip_prefix("fieldManager="))
+            .unwrap_or_default();
+        let mut fields = owned(body);
         if let Some(metadata) = fields["f:metadata"].as_object_mut() {
             metadata.retain(|key, _| !matches!(key.as_str(), "f:name" | "f:namespace" | "f:uid"));
         }
-        let mut next = live.clone().unwrap_or_else(|| json!({}));
-        merge(&mut next, &body);
-        next["metadata"]["managedFields"] = json!([{ "manager": manager, "operation": "Apply", "fieldsV1": fields }]);
-        self.keep(path, live.as_ref(), next)
+        let mut next = live.cloned().unwrap_or_else(|| json!({}));
+        merge(&mut next, body);
+        next["metadata"]["managedFields"] =
+            json!([{ "manager": manager, "operation": "Apply", "fieldsV1": fields }]);
+        self.keep(path, live, next)
     }
 
     fn keep(&mut self, path: &str, live: Option<&Value>, mut object: Value) -> Answer {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         object["metadata"]["generation"] = json!(self.version);
-        object["metadata"]["uid"] = live.map_or_else(|| json!(format!("uid-{}", self.version)), |live| live["metadata"]["uid"].clone());
+        object["metadata"]["uid"] = live.map_or_else(
+            || json!(format!("uid-{}", self.version)),
+            |live| live["metadata"]["uid"].clone(),
+        );
         self.objects.insert(path.to_owned(), object.clone());
         (StatusCode::OK, object)
     }
@@ -167,8 +200,14 @@ impl Shelf {
 /// Every field of an object, as `fieldsV1`; lists are owned as a whole.
 fn owned(value: &Value) -> Value {
     match value {
-        Value::Object(map) => Value::Object(map.iter().map(|(key, value)| (format!("f:{key}"), owned(value))).collect()),
-        _ => json!({}),
+        Value::Object(map) => Value::Object(
+            map.iter()
+                .map(|(key, value)| (format!("f:{key}"), owned(value)))
+                .collect(),
+        ),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            json!({})
+        }
     }
 }
 

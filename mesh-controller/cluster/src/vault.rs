@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::{ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    ByteString, api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{Api, Client, api::PostParams};
 use mesh_api::{labels, mesh::RootStatus, read::MeshRules};
 use mesh_ca::{Authority, Severity, adopt_check};
@@ -37,7 +39,9 @@ pub struct Root {
 
 impl fmt::Debug for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Root").field("status", &self.status).finish_non_exhaustive()
+        f.debug_struct("Root")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
     }
 }
 
@@ -74,16 +78,28 @@ pub async fn open(
         return Err(Obstacle::new("RootMissing", message));
     }
     if !rules.generate_root {
-        return Err(Obstacle::new("RootMissing", format!("{place} does not exist, and spec.root.generate is not set")));
+        return Err(Obstacle::new(
+            "RootMissing",
+            format!("{place} does not exist, and spec.root.generate is not set"),
+        ));
     }
     if !gate() {
-        return Err(Obstacle::new(ROOT_PENDING, format!("{place} is to be made by the leading replica")));
+        return Err(Obstacle::new(
+            ROOT_PENDING,
+            format!("{place} is to be made by the leading replica"),
+        ));
     }
     let life = SignedDuration::from_secs(i64::from(rules.root_life.as_secs()));
     let (_, material) = Authority::generate_root(&rules.name, FIRST, life, now)
         .map_err(|e| Obstacle::new("RootFailed", format!("{place}: {e}")))?;
     let secret = secret(name, &material.cert_pem, &material.key_pem);
-    match call("create", &place, api.create(&PostParams::default(), &secret)).await {
+    match call(
+        "create",
+        &place,
+        api.create(&PostParams::default(), &secret),
+    )
+    .await
+    {
         Ok(_) => tracing::info!(secret = %name, "Made the root"),
         // Somebody was faster: his is the root.
         Err(error) if error.is_conflict() => {}
@@ -91,12 +107,18 @@ pub async fn open(
     }
     match find(&api, &place, name).await? {
         Some(secret) => loaded(&secret, &place, name, None, now),
-        None => Err(Obstacle::new("RootMissing", format!("{place} was made and is gone again"))),
+        None => Err(Obstacle::new(
+            "RootMissing",
+            format!("{place} was made and is gone again"),
+        )),
     }
 }
 
 async fn find(api: &Api<Secret>, place: &str, name: &str) -> Result<Option<Secret>, Obstacle> {
-    call_opt("get", place, api.get_opt(name)).await.map(Option::flatten).map_err(|error| error.obstacle())
+    call_opt("get", place, api.get_opt(name))
+        .await
+        .map(Option::flatten)
+        .map_err(|error| error.obstacle())
 }
 
 fn secret(name: &str, certificate: &str, key: &str) -> Secret {
@@ -104,7 +126,13 @@ fn secret(name: &str, certificate: &str, key: &str) -> Secret {
     Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
-            labels: Some([(labels::MANAGED_BY.to_owned(), labels::MANAGED_BY_US.to_owned())].into()),
+            labels: Some(
+                [(
+                    labels::MANAGED_BY.to_owned(),
+                    labels::MANAGED_BY_US.to_owned(),
+                )]
+                .into(),
+            ),
             ..ObjectMeta::default()
         },
         type_: Some("kubernetes.io/tls".to_owned()),
@@ -113,18 +141,30 @@ fn secret(name: &str, certificate: &str, key: &str) -> Secret {
     }
 }
 
-fn loaded(secret: &Secret, place: &str, name: &str, recorded: Option<&RootStatus>, now: Timestamp) -> Result<Root, Obstacle> {
+fn loaded(
+    secret: &Secret,
+    place: &str,
+    name: &str,
+    recorded: Option<&RootStatus>,
+    now: Timestamp,
+) -> Result<Root, Obstacle> {
     let invalid = |why: String| Obstacle::new("RootInvalid", format!("{place}: {why}"));
     let none = BTreeMap::new();
     let data = secret.data.as_ref().unwrap_or(&none);
     let text = |key: &str| {
-        let bytes = data.get(key).ok_or_else(|| invalid(format!("it has no {key}")))?;
-        let text = String::from_utf8(bytes.0.clone()).map_err(|_e| invalid(format!("{key} is not text")))?;
+        let bytes = data
+            .get(key)
+            .ok_or_else(|| invalid(format!("it has no {key}")))?;
+        let text = String::from_utf8(bytes.0.clone())
+            .map_err(|_e| invalid(format!("{key} is not text")))?;
         Ok::<_, Obstacle>(Zeroizing::new(text))
     };
     let (certificate, key) = (text(CERTIFICATE)?, text(KEY)?);
     let findings = adopt_check(&certificate, &key, now);
-    if let Some(worst) = findings.iter().find(|finding| finding.severity == Severity::Refused) {
+    if let Some(worst) = findings
+        .iter()
+        .find(|finding| finding.severity == Severity::Refused)
+    {
         return Err(invalid(format!("{}; {}", worst.what, worst.costs)));
     }
     let authority = Authority::load(&certificate, &key).map_err(|e| invalid(e.to_string()))?;
@@ -143,8 +183,15 @@ fn loaded(secret: &Secret, place: &str, name: &str, recorded: Option<&RootStatus
         not_after: facts.not_after.to_string(),
         secret_name: name.to_owned(),
     };
-    let facts = RootFacts { generation, certificate: authority.cert_pem() };
-    Ok(Root { authority: Arc::new(authority), facts, status })
+    let facts = RootFacts {
+        generation,
+        certificate: authority.cert_pem(),
+    };
+    Ok(Root {
+        authority: Arc::new(authority),
+        facts,
+        status,
+    })
 }
 
 #[cfg(test)]

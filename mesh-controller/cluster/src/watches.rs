@@ -28,19 +28,29 @@ pub struct Key {
 impl Key {
     /// From its parts.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// Of an object.
     pub fn of<K: Resource>(object: &K) -> Self {
         let meta = object.meta();
-        Self { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
+        Self {
+            namespace: meta.namespace.clone().unwrap_or_default(),
+            name: meta.name.clone().unwrap_or_default(),
+        }
     }
 }
 
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
     }
 }
 
@@ -89,9 +99,15 @@ pub struct Patience {
 
 impl Patience {
     /// For what somebody waits for.
-    pub const SHORT: Self = Self { first: Duration::from_millis(100), most: Duration::from_secs(5) };
+    pub const SHORT: Self = Self {
+        first: Duration::from_millis(100),
+        most: Duration::from_secs(5),
+    };
     /// For kinds that may be installed some day.
-    pub const LONG: Self = Self { first: Duration::from_secs(1), most: Duration::from_secs(15) };
+    pub const LONG: Self = Self {
+        first: Duration::from_secs(1),
+        most: Duration::from_secs(15),
+    };
 
     pub(crate) fn delays(self) -> impl Iterator<Item = Duration> + Send {
         ExponentialBuilder::default()
@@ -117,7 +133,10 @@ impl Filter {
     /// One object by its name.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        Self { fields: Some(format!("metadata.name={name}")), labels: None }
+        Self {
+            fields: Some(format!("metadata.name={name}")),
+            labels: None,
+        }
     }
 
     fn config(self) -> watcher::Config {
@@ -132,8 +151,12 @@ impl Filter {
 }
 
 /// Watches whole objects for ever and tells `on` what it sees.
-pub async fn follow<K>(api: Api<DeserializeGuard<K>>, filter: Filter, patience: Patience, mut on: impl FnMut(Seen<K>) + Send)
-where
+pub async fn follow<K>(
+    api: Api<DeserializeGuard<K>>,
+    filter: Filter,
+    patience: Patience,
+    mut on: impl FnMut(Seen<K>) + Send,
+) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     run(api, filter, patience, |seen| {
@@ -146,7 +169,10 @@ where
                         Err(refusal) => refused.push(refusal),
                     }
                 }
-                Seen::All { objects: good, refused }
+                Seen::All {
+                    objects: good,
+                    refused,
+                }
             }
             Seen::Applied(object) => match opened(object) {
                 Ok(object) => Seen::Applied(object),
@@ -162,7 +188,10 @@ where
 
 fn opened<K: Resource>(object: DeserializeGuard<K>) -> Result<K, Refusal> {
     object.0.map_err(|invalid| Refusal {
-        key: Key::new(invalid.metadata.namespace.unwrap_or_default(), invalid.metadata.name.unwrap_or_default()),
+        key: Key::new(
+            invalid.metadata.namespace.unwrap_or_default(),
+            invalid.metadata.name.unwrap_or_default(),
+        ),
         why: invalid.error,
     })
 }
@@ -194,7 +223,10 @@ where
             Ok(Event::InitApply(object)) => listing.push(slim(object)),
             Ok(Event::InitDone) => {
                 delays = patience.delays();
-                on(Seen::All { objects: std::mem::take(&mut listing), refused: Vec::new() });
+                on(Seen::All {
+                    objects: std::mem::take(&mut listing),
+                    refused: Vec::new(),
+                });
             }
             Ok(Event::Apply(object)) => {
                 delays = patience.delays();
@@ -225,9 +257,19 @@ fn told(error: watcher::Error, url: &str) -> (bool, Obstacle) {
         | watcher::Error::WatchFailed(source) => source,
         watcher::Error::WatchError(status) => kube::Error::Api(status),
         watcher::Error::NoResourceVersion => {
-            return (false, Obstacle::new("NoResourceVersion", format!("failed to watch {url}: no resource version")));
+            return (
+                false,
+                Obstacle::new(
+                    "NoResourceVersion",
+                    format!("failed to watch {url}: no resource version"),
+                ),
+            );
         }
     };
-    let error = CallError::Api { verb: "watch", object: url.to_owned(), source: Box::new(source) };
+    let error = CallError::Api {
+        verb: "watch",
+        object: url.to_owned(),
+        source: Box::new(source),
+    };
     (error.is_not_found(), error.obstacle())
 }

@@ -4,11 +4,15 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::{
-    certificates::v1::CertificateSigningRequest, coordination::v1::Lease, core::v1::Secret, discovery::v1::EndpointSlice,
+    certificates::v1::CertificateSigningRequest, coordination::v1::Lease, core::v1::Secret,
+    discovery::v1::EndpointSlice,
 };
 use kube::{
     Api, Discovery, Resource,
-    api::{DeleteParams, DynamicObject, ListParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams, Preconditions},
+    api::{
+        DeleteParams, DynamicObject, ListParams, ObjectMeta, PartialObjectMeta, Patch, PatchParams,
+        Preconditions,
+    },
     core::NamespaceResourceScope,
     discovery::{Scope, verbs},
 };
@@ -70,34 +74,59 @@ impl Writer {
     async fn leave_made_by_agent(&self) -> Result<u32, CallError> {
         let made = format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_US);
         let by_label = ListParams::default().labels(&made);
-        let intermediate = ListParams::default().fields(&format!("metadata.name={}", labels::INTERMEDIATE_SECRET));
+        let intermediate =
+            ListParams::default().fields(&format!("metadata.name={}", labels::INTERMEDIATE_SECRET));
         let mut found = self.leave_each::<Secret>(NAMESPACE, &intermediate).await?;
         found += self.leave_each::<Lease>(NAMESPACE, &by_label).await?;
-        found += self.leave_each::<EndpointSlice>(TELEMETRY_NAMESPACE, &by_label).await?;
+        found += self
+            .leave_each::<EndpointSlice>(TELEMETRY_NAMESPACE, &by_label)
+            .await?;
         let requests: Api<CertificateSigningRequest> = Api::all(self.client.clone());
         let ours = ListParams::default().fields(&format!("spec.signerName={}", labels::SIGNER));
-        let list = call("list", "certificatesigningrequests", requests.list_metadata(&ours)).await?;
+        let list = call(
+            "list",
+            "certificatesigningrequests",
+            requests.list_metadata(&ours),
+        )
+        .await?;
         for request in list.items {
             found += 1;
-            self.leave_one(&requests, "CertificateSigningRequest", &request.metadata).await?;
+            self.leave_one(&requests, "CertificateSigningRequest", &request.metadata)
+                .await?;
         }
         Ok(found)
     }
 
     async fn leave_each<K>(&self, namespace: &str, which: &ListParams) -> Result<u32, CallError>
     where
-        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send,
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned
+            + Send,
         PartialObjectMeta<K>: Send,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
         let plural = K::plural(&()).into_owned();
-        let list = call("list", format!("{plural} in {namespace}"), api.list_metadata(which)).await?;
+        let list = call(
+            "list",
+            format!("{plural} in {namespace}"),
+            api.list_metadata(which),
+        )
+        .await?;
         let mut found = 0;
         for object in list.items {
-            let label = object.metadata.labels.as_ref().and_then(|l| l.get(labels::MANAGED_BY));
+            let label = object
+                .metadata
+                .labels
+                .as_ref()
+                .and_then(|l| l.get(labels::MANAGED_BY));
             // On management the controller's own Lease is not the member's.
             let theirs = object.metadata.name.as_deref() == Some(crate::lease::NAME);
-            if label.map(String::as_str) == Some(labels::MANAGED_BY_US) && !theirs && object.metadata.deletion_timestamp.is_none() {
+            if label.map(String::as_str) == Some(labels::MANAGED_BY_US)
+                && !theirs
+                && object.metadata.deletion_timestamp.is_none()
+            {
                 found += 1;
                 self.leave_one(&api, &plural, &object.metadata).await?;
             }
@@ -105,15 +134,26 @@ impl Writer {
         Ok(found)
     }
 
-    async fn leave_one<K>(&self, api: &Api<K>, kind: &str, meta: &ObjectMeta) -> Result<(), CallError>
+    async fn leave_one<K>(
+        &self,
+        api: &Api<K>,
+        kind: &str,
+        meta: &ObjectMeta,
+    ) -> Result<(), CallError>
     where
         K: Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send,
     {
         let name = meta.name.clone().unwrap_or_default();
         let object = format!("{kind} {name}");
         self.allowed("delete", &object)?;
-        let preconditions = Some(Preconditions { uid: meta.uid.clone(), resource_version: None });
-        let params = DeleteParams { preconditions, ..DeleteParams::background() };
+        let preconditions = Some(Preconditions {
+            uid: meta.uid.clone(),
+            resource_version: None,
+        });
+        let params = DeleteParams {
+            preconditions,
+            ..DeleteParams::background()
+        };
         match call("delete", &object, api.delete(&name, &params)).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
@@ -133,7 +173,12 @@ impl Writer {
                 // Applying nothing gives up everything that we applied before.
                 let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": id.name, "uid": meta.uid } });
                 let params = PatchParams::apply(self.manager).force();
-                call("apply", id, self.api(id).patch(&id.name, &params, &Patch::Apply(&body))).await?;
+                call(
+                    "apply",
+                    id,
+                    self.api(id).patch(&id.name, &params, &Patch::Apply(&body)),
+                )
+                .await?;
             }
         }
         Ok(())
@@ -141,22 +186,47 @@ impl Writer {
 
     /// Something in a namespace that is neither ours nor in every namespace.
     async fn tenant(&self, namespace: &str) -> Result<Option<String>, CallError> {
-        let discovery = call("discover", "the API", Discovery::new(self.client.clone()).exclude(&[FIGURES]).run_aggregated()).await?;
+        let discovery = call(
+            "discover",
+            "the API",
+            Discovery::new(self.client.clone())
+                .exclude(&[FIGURES])
+                .run_aggregated(),
+        )
+        .await?;
         for group in discovery.groups() {
             for (kind, capabilities) in group.recommended_resources() {
-                if capabilities.scope != Scope::Namespaced || !capabilities.supports_operation(verbs::LIST) {
+                if capabilities.scope != Scope::Namespaced
+                    || !capabilities.supports_operation(verbs::LIST)
+                {
                     continue;
                 }
-                let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &kind);
+                let api: Api<DynamicObject> =
+                    Api::namespaced_with(self.client.clone(), namespace, &kind);
                 let object = format!("{} in {namespace}", kind.plural);
-                let list = match call_opt("list", object, api.list_metadata(&ListParams::default().limit(50))).await {
+                let list = match call_opt(
+                    "list",
+                    object,
+                    api.list_metadata(&ListParams::default().limit(50)),
+                )
+                .await
+                {
                     // What we may not see may well be there.
-                    Err(error) if error.trouble() == Trouble::Forbidden => return Ok(Some(format!("{}, perhaps", kind.plural))),
+                    Err(error) if error.trouble() == Trouble::Forbidden => {
+                        return Ok(Some(format!("{}, perhaps", kind.plural)));
+                    }
                     list => list?,
                 };
-                let found = list.into_iter().flat_map(|list| list.items).find(|o| !is_usual(&kind.kind, &o.metadata));
+                let found = list
+                    .into_iter()
+                    .flat_map(|list| list.items)
+                    .find(|o| !is_usual(&kind.kind, &o.metadata));
                 if let Some(found) = found {
-                    return Ok(Some(format!("{} {}", kind.kind, found.metadata.name.unwrap_or_default())));
+                    return Ok(Some(format!(
+                        "{} {}",
+                        kind.kind,
+                        found.metadata.name.unwrap_or_default()
+                    )));
                 }
             }
         }
@@ -169,7 +239,9 @@ fn is_usual(kind: &str, meta: &ObjectMeta) -> bool {
     let name = meta.name.as_deref().unwrap_or_default();
     let none = BTreeMap::new();
     let all = meta.labels.as_ref().unwrap_or(&none);
-    let ours = all.get(labels::MANAGED_BY).is_some_and(|by| by == labels::MANAGED_BY_US)
+    let ours = all
+        .get(labels::MANAGED_BY)
+        .is_some_and(|by| by == labels::MANAGED_BY_US)
         || all.get("app").is_some_and(|app| app == labels::AGENT_NAME);
     let usual = match kind {
         "Event" => true,

@@ -28,8 +28,12 @@ impl Writer {
     }
 
     /// What is ours of one kind, in the whole cluster; nothing of a kind that the cluster does not know.
-    pub(super) async fn ours(&self, kind: ManagedKind) -> Result<Vec<(ObjectId, ObjectMeta)>, CallError> {
-        let api = kube::Api::<kube::api::DynamicObject>::all_with(self.client.clone(), &resource(kind));
+    pub(super) async fn ours(
+        &self,
+        kind: ManagedKind,
+    ) -> Result<Vec<(ObjectId, ObjectMeta)>, CallError> {
+        let api =
+            kube::Api::<kube::api::DynamicObject>::all_with(self.client.clone(), &resource(kind));
         let params = ListParams::default().labels(&self.owner.selector());
         let found = call_opt("list", kind.plural, api.list_metadata(&params)).await?;
         let id = |meta: &ObjectMeta| ObjectId {
@@ -37,7 +41,11 @@ impl Writer {
             namespace: meta.namespace.clone().filter(|n| !n.is_empty()),
             name: meta.name.clone().unwrap_or_default(),
         };
-        Ok(found.into_iter().flat_map(|list| list.items).map(|object| (id(&object.metadata), object.metadata)).collect())
+        Ok(found
+            .into_iter()
+            .flat_map(|list| list.items)
+            .map(|object| (id(&object.metadata), object.metadata))
+            .collect())
     }
 
     /// Deletes this very object, not another of the same name. Says whether there was anything to do.
@@ -49,7 +57,10 @@ impl Writer {
         tracing::info!(object = %id, "Deleting");
         let params = DeleteParams {
             propagation_policy: Some(PropagationPolicy::Background),
-            preconditions: Some(Preconditions { uid: meta.uid.clone(), resource_version: None }),
+            preconditions: Some(Preconditions {
+                uid: meta.uid.clone(),
+                resource_version: None,
+            }),
             ..DeleteParams::default()
         };
         match call("delete", id, self.api(id).delete(&id.name, &params)).await {

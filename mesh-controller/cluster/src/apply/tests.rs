@@ -14,7 +14,11 @@ fn labels_of(owner: &Owner) -> Value {
 }
 
 fn owner() -> Owner {
-    Owner { install: "install".to_owned(), member: "member".to_owned(), others: Arc::default() }
+    Owner {
+        install: "install".to_owned(),
+        member: "member".to_owned(),
+        others: Arc::default(),
+    }
 }
 
 fn object(of: &str, namespace: Option<&str>, name: &str) -> Rendered {
@@ -27,7 +31,12 @@ fn object(of: &str, namespace: Option<&str>, name: &str) -> Rendered {
     if let Some(namespace) = namespace {
         body["metadata"]["namespace"] = json!(namespace);
     }
-    Rendered { kind, namespace: namespace.map(str::to_owned), name: name.to_owned(), body }
+    Rendered {
+        kind,
+        namespace: namespace.map(str::to_owned),
+        name: name.to_owned(),
+        body,
+    }
 }
 
 fn service(name: &str) -> Rendered {
@@ -43,7 +52,11 @@ async fn apply(writer: &Writer, objects: Vec<Rendered>) -> Round {
 }
 
 fn reasons(round: &Round) -> Vec<String> {
-    round.hindrances().into_iter().map(|why| why.reason).collect()
+    round
+        .hindrances()
+        .into_iter()
+        .map(|why| why.reason)
+        .collect()
 }
 
 #[tokio::test]
@@ -68,10 +81,14 @@ async fn mends_what_somebody_changed_and_what_is_no_longer_wanted() {
     fake.writes();
     apply(&writer, vec![service("a")]).await;
     assert_eq!(fake.writes().len(), 1, "a field less");
-    fake.edit(&format!("{SERVICES}/a"), |live| live["spec"]["type"] = json!("NodePort"));
+    fake.edit(&format!("{SERVICES}/a"), |live| {
+        live["spec"]["type"] = json!("NodePort");
+    });
     apply(&writer, vec![service("a")]).await;
     assert_eq!(fake.writes().len(), 1, "an edited field");
-    fake.edit(&format!("{SERVICES}/a"), |live| live["status"] = json!({ "any": "thing" }));
+    fake.edit(&format!("{SERVICES}/a"), |live| {
+        live["status"] = json!({ "any": "thing" });
+    });
     apply(&writer, vec![service("a")]).await;
     assert_eq!(fake.writes().len(), 0, "somebody else's field");
 }
@@ -80,36 +97,67 @@ async fn mends_what_somebody_changed_and_what_is_no_longer_wanted() {
 async fn never_touches_what_is_foreign() {
     let fake = Fake::default();
     let foreign = |labels: Value| json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "a", "labels": labels } });
-    let other_install = Owner { install: "another".to_owned(), ..owner() };
-    let other_member = Owner { member: "another".to_owned(), ..owner() };
-    for labels in [json!({}), labels_of(&other_install), labels_of(&other_member)] {
+    let other_install = Owner {
+        install: "another".to_owned(),
+        ..owner()
+    };
+    let other_member = Owner {
+        member: "another".to_owned(),
+        ..owner()
+    };
+    for labels in [
+        json!({}),
+        labels_of(&other_install),
+        labels_of(&other_member),
+    ] {
         fake.put(&format!("{SERVICES}/a"), foreign(labels.clone()));
         let others = Arc::new(["another".to_owned()].into());
-        let writer = Writer::new(fake.client(), labels::CONTROLLER, Owner { others, ..owner() }, open_gate());
+        let writer = Writer::new(
+            fake.client(),
+            labels::CONTROLLER,
+            Owner { others, ..owner() },
+            open_gate(),
+        );
         let round = apply(&writer, vec![service("a"), service("b")]).await;
         assert_eq!(reasons(&round), [NAME_TAKEN], "{labels}");
         assert!(round.hindrances()[0].message.contains("Service kof/a"));
         writer.prune(&round.done).await.unwrap();
-        assert!(!fake.writes().iter().any(|write| write.ends_with("/a")), "{labels}");
+        assert!(
+            !fake.writes().iter().any(|write| write.ends_with("/a")),
+            "{labels}"
+        );
     }
 }
 
 #[tokio::test]
 async fn takes_over_what_a_member_left_that_is_no_more() {
     let fake = Fake::default();
-    let left = Owner { member: "gone".to_owned(), ..owner() };
+    let left = Owner {
+        member: "gone".to_owned(),
+        ..owner()
+    };
     let live = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "a", "labels": labels_of(&left) } });
     fake.put(&format!("{SERVICES}/a"), live);
     let round = apply(&writer(&fake), vec![service("a")]).await;
     assert!(matches!(round.outcomes[0].1, Outcome::Written));
-    assert_eq!(fake.get(&format!("{SERVICES}/a")).unwrap()["metadata"]["labels"], labels_of(&owner()));
+    assert_eq!(
+        fake.get(&format!("{SERVICES}/a")).unwrap()["metadata"]["labels"],
+        labels_of(&owner())
+    );
 }
 
 #[tokio::test]
 async fn uses_namespaces_that_are_there() {
     let fake = Fake::default();
-    fake.put("/api/v1/namespaces/kof", json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "kof" } }));
-    let round = apply(&writer(&fake), vec![object("Namespace", None, "kof"), service("a")]).await;
+    fake.put(
+        "/api/v1/namespaces/kof",
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "kof" } }),
+    );
+    let round = apply(
+        &writer(&fake),
+        vec![object("Namespace", None, "kof"), service("a")],
+    )
+    .await;
     assert!(matches!(round.outcomes[0].1, Outcome::Shared));
     assert_eq!(fake.writes(), [format!("PATCH {SERVICES}/a")]);
 }
@@ -120,7 +168,13 @@ async fn one_that_is_forbidden_hinders_no_other() {
     fake.forbid(&format!("{SERVICES}/a"));
     let round = apply(&writer(&fake), vec![service("a"), service("b")]).await;
     assert_eq!(reasons(&round), ["Forbidden"]);
-    assert!(round.hindrances()[0].message.contains("apply Service kof/a"), "{:?}", round.hindrances());
+    assert!(
+        round.hindrances()[0]
+            .message
+            .contains("apply Service kof/a"),
+        "{:?}",
+        round.hindrances()
+    );
     assert!(fake.get(&format!("{SERVICES}/b")).is_some());
 }
 
@@ -141,7 +195,10 @@ async fn prunes_what_is_ours_and_not_wanted() {
     let fake = Fake::default();
     let writer = writer(&fake);
     apply(&writer, vec![service("a"), service("b")]).await;
-    fake.put(&format!("{SERVICES}/c"), json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "c" } }));
+    fake.put(
+        &format!("{SERVICES}/c"),
+        json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "c" } }),
+    );
     fake.writes();
     let round = apply(&writer, vec![service("b")]).await;
     assert_eq!(writer.prune(&round.done).await.unwrap(), 1);
@@ -156,6 +213,8 @@ async fn writes_nothing_while_another_leads() {
     let round = apply(&writer, vec![service("a")]).await;
     assert!(round.is_void());
     assert_eq!(fake.writes(), Vec::<String>::new());
-    let Outcome::Failed(error) = &round.outcomes[0].1 else { panic!("{:?}", round.outcomes) };
+    let Outcome::Failed(error) = &round.outcomes[0].1 else {
+        panic!("{:?}", round.outcomes)
+    };
     assert_eq!(error.trouble(), Trouble::NotLeading);
 }

@@ -5,15 +5,27 @@ fn service(inner: impl StdError + Send + Sync + 'static) -> kube::Error {
 }
 
 fn status(code: u16) -> kube::Error {
-    kube::Error::Api(Box::new(Status { code, message: "said".to_owned(), ..Status::default() }))
+    kube::Error::Api(Box::new(Status {
+        code,
+        message: "said".to_owned(),
+        ..Status::default()
+    }))
 }
 
 #[test]
 fn tells_failures_apart() {
-    let tls = io::Error::other(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer));
+    let tls = io::Error::other(rustls::Error::InvalidCertificate(
+        rustls::CertificateError::UnknownIssuer,
+    ));
     let cases = [
-        (service(io::Error::from(io::ErrorKind::ConnectionRefused)), "ConnectionRefused"),
-        (service(io::Error::other(io::Error::from(io::ErrorKind::TimedOut))), "Timeout"),
+        (
+            service(io::Error::from(io::ErrorKind::ConnectionRefused)),
+            "ConnectionRefused",
+        ),
+        (
+            service(io::Error::other(io::Error::from(io::ErrorKind::TimedOut))),
+            "Timeout",
+        ),
         (service(tls), "CertificateInvalid"),
         (status(401), "Unauthorized"),
         (status(403), "Forbidden"),
@@ -28,8 +40,15 @@ fn tells_failures_apart() {
 
 #[test]
 fn says_verb_object_and_cause() {
-    let error = CallError::Api { verb: "apply", object: "Service kof/a".to_owned(), source: Box::new(status(403)) };
-    assert_eq!(error.obstacle(), Obstacle::new("Forbidden", "failed to apply Service kof/a: said"));
+    let error = CallError::Api {
+        verb: "apply",
+        object: "Service kof/a".to_owned(),
+        source: Box::new(status(403)),
+    };
+    assert_eq!(
+        error.obstacle(),
+        Obstacle::new("Forbidden", "failed to apply Service kof/a: said")
+    );
 }
 
 #[test]
@@ -39,7 +58,12 @@ fn says_the_same_of_the_same_failure_at_any_time() {
         let not_after = rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(5));
         let error = rustls::CertificateError::ExpiredContext { time, not_after };
         let source = service(io::Error::other(rustls::Error::InvalidCertificate(error)));
-        CallError::Api { verb: "get", object: "x".to_owned(), source: Box::new(source) }.obstacle()
+        CallError::Api {
+            verb: "get",
+            object: "x".to_owned(),
+            source: Box::new(source),
+        }
+        .obstacle()
     };
     assert_eq!(expired(10), expired(20));
     assert!(expired(10).message.contains("expired"), "{:?}", expired(10));
@@ -47,6 +71,8 @@ fn says_the_same_of_the_same_failure_at_any_time() {
 
 #[tokio::test(start_paused = true)]
 async fn gives_up_on_a_server_that_never_answers() {
-    let error = call("get", "x", std::future::pending::<kube::Result<()>>()).await.unwrap_err();
+    let error = call("get", "x", std::future::pending::<kube::Result<()>>())
+        .await
+        .unwrap_err();
     assert_eq!(error.trouble(), Trouble::Timeout);
 }

@@ -18,16 +18,53 @@ type Shelf<K> = fn(&mut State) -> &mut Store<K>;
 /// Starts a watch for each kind.
 pub(crate) fn spawn(tasks: &mut Tasks, client: &Client, index: &Arc<Index>) {
     let all = Filter::default;
-    let children = || Filter { labels: Some(format!("{}=child", labels::KOF_ROLE)), fields: None };
-    feed(tasks, (client, index), "watch meshes", (all(), Patience::SHORT), |state| &mut state.meshes);
-    feed(tasks, (client, index), "watch members", (all(), Patience::SHORT), |state| &mut state.members);
-    feed(tasks, (client, index), "watch child configs", (children(), Patience::SHORT), |state: &mut State| -> &mut Store<ConfigMap> {
-        &mut state.configs
-    });
+    let children = || Filter {
+        labels: Some(format!("{}=child", labels::KOF_ROLE)),
+        fields: None,
+    };
+    feed(
+        tasks,
+        (client, index),
+        "watch meshes",
+        (all(), Patience::SHORT),
+        |state| &mut state.meshes,
+    );
+    feed(
+        tasks,
+        (client, index),
+        "watch members",
+        (all(), Patience::SHORT),
+        |state| &mut state.members,
+    );
+    feed(
+        tasks,
+        (client, index),
+        "watch child configs",
+        (children(), Patience::SHORT),
+        |state: &mut State| -> &mut Store<ConfigMap> { &mut state.configs },
+    );
     // These kinds come with k0rdent, and may come later than we do.
-    feed(tasks, (client, index), "watch cluster deployments", (all(), Patience::LONG), |state| &mut state.deployments);
-    feed(tasks, (client, index), "watch credentials", (all(), Patience::LONG), |state| &mut state.credentials);
-    feed(tasks, (client, index), "watch cluster templates", (all(), Patience::LONG), |state| &mut state.templates);
+    feed(
+        tasks,
+        (client, index),
+        "watch cluster deployments",
+        (all(), Patience::LONG),
+        |state| &mut state.deployments,
+    );
+    feed(
+        tasks,
+        (client, index),
+        "watch credentials",
+        (all(), Patience::LONG),
+        |state| &mut state.credentials,
+    );
+    feed(
+        tasks,
+        (client, index),
+        "watch cluster templates",
+        (all(), Patience::LONG),
+        |state| &mut state.templates,
+    );
     let api: Api<PartialObjectMeta<Secret>> = Api::all(client.clone());
     let index = Arc::clone(index);
     tasks.spawn("watch secrets", async move {
@@ -70,8 +107,12 @@ fn tell<K>(seen: &Seen<K>, kind: &str) {
                 tracing::warn!(kind, object = %refusal.key, why = refusal.why, "Refused an object that cannot be read");
             }
         }
-        Seen::Interrupted { absent: true, .. } => tracing::debug!(kind, "The kind does not exist yet"),
-        Seen::Interrupted { absent: false, why } => tracing::warn!(kind, why = why.message, "A watch is interrupted"),
+        Seen::Interrupted { absent: true, .. } => {
+            tracing::debug!(kind, "The kind does not exist yet");
+        }
+        Seen::Interrupted { absent: false, why } => {
+            tracing::warn!(kind, why = why.message, "A watch is interrupted");
+        }
         Seen::Applied(_) | Seen::Deleted(_) => {}
     }
 }
@@ -85,7 +126,10 @@ fn bare(seen: Seen<PartialObjectMeta<Secret>>) -> Seen<PartialObjectMeta<Secret>
         object
     };
     match seen {
-        Seen::All { objects, refused } => Seen::All { objects: objects.into_iter().map(strip).collect(), refused },
+        Seen::All { objects, refused } => Seen::All {
+            objects: objects.into_iter().map(strip).collect(),
+            refused,
+        },
         Seen::Applied(object) => Seen::Applied(strip(object)),
         Seen::Deleted(key) => Seen::Deleted(key),
         Seen::Refused(refusal) => Seen::Refused(refusal),

@@ -34,7 +34,10 @@ pub(crate) struct Store<K> {
 
 impl<K> Default for Store<K> {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), listed: false }
+        Self {
+            objects: BTreeMap::new(),
+            listed: false,
+        }
     }
 }
 
@@ -58,8 +61,11 @@ impl<K: Resource> Store<K> {
             Seen::Applied(object) => self.put(object),
             Seen::Deleted(key) => self.objects.remove(&key).is_some(),
             Seen::All { objects, refused } => {
-                let kept: BTreeSet<Key> =
-                    objects.iter().map(Key::of).chain(refused.into_iter().map(|refusal| refusal.key)).collect();
+                let kept: BTreeSet<Key> = objects
+                    .iter()
+                    .map(Key::of)
+                    .chain(refused.into_iter().map(|refusal| refusal.key))
+                    .collect();
                 let before = self.objects.len();
                 self.objects.retain(|key, _| kept.contains(key));
                 let mut changed = !self.listed || self.objects.len() != before;
@@ -78,7 +84,12 @@ impl<K: Resource> Store<K> {
         let key = Key::of(&object);
         if let Some(known) = self.objects.get(&key) {
             let same = known.meta().uid == object.meta().uid;
-            if same && !is_newer(known.meta().resource_version.as_deref(), object.meta().resource_version.as_deref()) {
+            if same
+                && !is_newer(
+                    known.meta().resource_version.as_deref(),
+                    object.meta().resource_version.as_deref(),
+                )
+            {
                 return false;
             }
         }
@@ -90,7 +101,10 @@ impl<K: Resource> Store<K> {
 /// A watch may still tell of a state before our own last write. Versions of one kind are numbers that grow (Kubernetes
 /// guarantees it since 1.35, and has always done so for what is stored in etcd).
 fn is_newer(known: Option<&str>, new: Option<&str>) -> bool {
-    match (known.and_then(|v| v.parse::<u64>().ok()), new.and_then(|v| v.parse::<u64>().ok())) {
+    match (
+        known.and_then(|v| v.parse::<u64>().ok()),
+        new.and_then(|v| v.parse::<u64>().ok()),
+    ) {
         (Some(known), Some(new)) => new > known,
         (_, _) => known != new,
     }
@@ -146,7 +160,10 @@ pub(crate) struct State {
 impl State {
     /// Everything that is surely there has been listed. The kinds of k0rdent may be missing.
     pub(crate) fn is_warm(&self) -> bool {
-        self.meshes.is_warm() && self.members.is_warm() && self.configs.is_warm() && self.secrets.is_warm()
+        self.meshes.is_warm()
+            && self.members.is_warm()
+            && self.configs.is_warm()
+            && self.secrets.is_warm()
     }
 }
 

@@ -1,28 +1,27 @@
 //! One look at everything: from the state to facts, from facts to plans, from plans to what each member's task is to
 //! do and what is to be written on management. Pure.
 
+mod eye;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use jiff::Timestamp;
-use kube::ResourceExt as _;
 use mesh_api::{
-    labels,
     member::MeshMember,
-    read::{self, MeshRules, Membership, SecretRef},
-    render::{management_membership, management_source},
+    read::{self, Membership, MeshRules, SecretRef},
 };
 use mesh_core::{
-    contract::Contract,
-    facts::{Access, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, RootFacts},
+    facts::{Facts, MemberFacts, MemberKey, Obstacle},
     names::{ClusterName, MeshName, TrustDomain},
     plan::{Action, MemberPlan, plan},
 };
 use tokio::time::Instant;
 
-use super::index::{Observed, State};
+use self::eye::Eye;
+use super::index::State;
 use crate::{
     vault::{ROOT_PENDING, Root},
     watches::Key,
@@ -52,7 +51,10 @@ pub(crate) enum Door {
     /// It is our own.
     Management,
     /// By a kubeconfig; the version changes when the Secret does.
-    Secret { reference: SecretRef, version: String },
+    Secret {
+        reference: SecretRef,
+        version: String,
+    },
     /// Not by any.
     Closed(Obstacle),
     /// Nobody is to go there.
@@ -121,33 +123,59 @@ pub(crate) struct Asked {
 pub(crate) fn look(state: &State, constants: &Constants, now: Timestamp) -> Look {
     let eye = Eye { state, constants };
     let asked = eye.asked();
-    let rules: BTreeMap<String, Result<MeshRules, Obstacle>> =
-        state.meshes.iter().map(|(key, mesh)| (key.name.clone(), read::mesh(mesh))).collect();
+    let rules: BTreeMap<String, Result<MeshRules, Obstacle>> = state
+        .meshes
+        .iter()
+        .map(|(key, mesh)| (key.name.clone(), read::mesh(mesh)))
+        .collect();
     let mut meshes: BTreeMap<MeshName, BTreeMap<MemberKey, MemberFacts>> = BTreeMap::new();
     for (key, object) in state.members.iter() {
         let key = member_key(key);
         let (mesh, facts) = eye.member(&key, object, asked.get(&key));
         meshes.entry(mesh).or_default().insert(key, facts);
     }
-    let mut found = Look { dismissed: eye.dismissed(&asked), ..Look::default() };
+    let mut found = Look {
+        dismissed: eye.dismissed(&asked),
+        ..Look::default()
+    };
     for (mesh, members) in meshes {
         let rules = rules.get(mesh.as_str());
         let facts = eye.facts(&mesh, rules, members);
         let planned = plan(&facts, now);
         found.wake_at = [found.wake_at, planned.wake_at].into_iter().flatten().min();
-        let root = state.roots.get(mesh.as_str()).and_then(|root| root.as_ref().ok()).filter(|_| facts.root.is_ok());
-        let pending = facts.root.as_ref().is_err_and(|why| why.reason == ROOT_PENDING);
-        let Facts { trust_domain, members, .. } = facts;
+        let root = state
+            .roots
+            .get(mesh.as_str())
+            .and_then(|root| root.as_ref().ok())
+            .filter(|_| facts.root.is_ok());
+        let pending = facts
+            .root
+            .as_ref()
+            .is_err_and(|why| why.reason == ROOT_PENDING);
+        let Facts {
+            trust_domain,
+            members,
+            ..
+        } = facts;
         for ((key, facts), plan) in members.into_iter().zip(planned.members.into_values()) {
             let Some(object) = state.members.get(&Key::new(&key.namespace, &key.name)) else {
                 continue;
             };
-            let terms = root.zip(rules.and_then(|r| r.as_ref().ok())).and_then(|(root, rules)| terms(&mesh, root, rules, &facts));
+            let terms = root
+                .zip(rules.and_then(|r| r.as_ref().ok()))
+                .and_then(|(root, rules)| terms(&mesh, root, rules, &facts));
             let wish = eye.wish(&key, object, asked.get(&key), (&plan, terms));
             found.wishes.insert(key.clone(), wish);
             let withdrawn = state.observed.get(&key).is_some_and(|o| o.withdrawn);
-            let told =
-                Told { object: Arc::clone(object), plan, facts, trust_domain: trust_domain.clone(), mesh: mesh.clone(), withdrawn, pending };
+            let told = Told {
+                object: Arc::clone(object),
+                plan,
+                facts,
+                trust_domain: trust_domain.clone(),
+                mesh: mesh.clone(),
+                withdrawn,
+                pending,
+            };
             found.told.insert(key, told);
         }
     }
@@ -172,259 +200,10 @@ fn terms(mesh: &MeshName, root: &Root, rules: &MeshRules, facts: &MemberFacts) -
 }
 
 pub(crate) fn member_key(key: &Key) -> MemberKey {
-    MemberKey { namespace: key.namespace.clone(), name: key.name.clone() }
-}
-
-struct Eye<'a> {
-    state: &'a State,
-    constants: &'a Constants,
-}
-
-impl Eye<'_> {
-    /// What all lifecycle objects ask for.
-    fn asked(&self) -> BTreeMap<MemberKey, Asked> {
-        let mut asked = BTreeMap::new();
-        if self.constants.management_member {
-            let source = management_source(&self.constants.install);
-            let key = MemberKey { namespace: source.namespace.clone(), name: source.name.clone() };
-            let overrides = self.overrides(&key);
-            let membership = management_membership(&self.constants.management_mesh, overrides.as_ref());
-            asked.insert(key, Asked { source, membership, kubeconfig: None });
-        }
-        for (key, deployment) in self.state.deployments.iter() {
-            let config = Key::new(&key.namespace, format!("kof-cluster-config-{}", key.name));
-            let config = self.state.configs.get(&config).map(AsRef::as_ref);
-            let key = member_key(key);
-            let Some(membership) = read::membership(deployment, config, self.overrides(&key).as_ref()) else {
-                continue;
-            };
-            let source = mesh_api::member::Source {
-                kind: DEPLOYMENT.to_owned(),
-                namespace: key.namespace.clone(),
-                name: key.name.clone(),
-                uid: deployment.uid().unwrap_or_default(),
-            };
-            let kubeconfig = self.kubeconfig(deployment, &membership.mesh).ok();
-            // A cluster of this name cannot be told from management's own member.
-            asked.entry(key).or_insert(Asked { source, membership, kubeconfig });
-        }
-        asked
+    MemberKey {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
     }
-
-    fn overrides(&self, key: &MemberKey) -> Option<mesh_api::member::Overrides> {
-        self.state.members.get(&Key::new(&key.namespace, &key.name)).and_then(|object| object.spec.overrides.clone())
-    }
-
-    fn kubeconfig(&self, deployment: &mesh_api::foreign::ClusterDeployment, mesh: &str) -> Result<SecretRef, Obstacle> {
-        let namespace = deployment.namespace().unwrap_or_default();
-        let named = |name: &Option<String>| Key::new(&namespace, name.clone().unwrap_or_default());
-        let template = self.state.templates.get(&named(&deployment.spec.template));
-        let credential = self.state.credentials.get(&named(&deployment.spec.credential));
-        let allowed = self.state.meshes.get(&Key::new("", mesh)).map(|m| m.spec.credential_namespaces.clone());
-        read::kubeconfig_ref(
-            deployment,
-            template.map(AsRef::as_ref),
-            credential.map(AsRef::as_ref),
-            &allowed.unwrap_or_default(),
-        )
-    }
-
-    /// Members to be deleted: what they were made from is gone, is another object now, or no longer asks. Nothing is concluded from a
-    /// list that was never seen whole.
-    fn dismissed(&self, asked: &BTreeMap<MemberKey, Asked>) -> BTreeSet<MemberKey> {
-        self.state
-            .members
-            .iter()
-            .filter(|(_, object)| object.metadata.deletion_timestamp.is_none())
-            .filter(|(key, object)| {
-                let source = &object.spec.source;
-                let certain = match source.kind.as_str() {
-                    MANAGEMENT => true,
-                    DEPLOYMENT => self.state.deployments.is_warm(),
-                    _ => false,
-                };
-                certain && asked.get(&member_key(key)).is_none_or(|asked| asked.source != *source)
-            })
-            .map(|(key, _)| member_key(key))
-            .collect()
-    }
-
-    /// What is known of a member, and the mesh it belongs to.
-    fn member(&self, key: &MemberKey, object: &MeshMember, asked: Option<&Asked>) -> (MeshName, MemberFacts) {
-        let spec = &object.spec;
-        let asked = asked.filter(|asked| asked.source == spec.source);
-        let remembered = object.status.as_ref().map(read::remembered);
-        let (anchors, gateway, uid) = remembered.unwrap_or_default();
-        let observed = self.state.observed.get(key).cloned().unwrap_or_default();
-        let life = self.life(object);
-        let mut claim = match asked.filter(|_| life == Life::Active) {
-            Some(asked) => asked.membership.claim.clone(),
-            None => read::claim(&spec.cluster, spec.role, spec.region.as_deref(), spec.overrides.as_ref()),
-        };
-        let mesh_text = asked.map_or(spec.mesh.as_str(), |asked| asked.membership.mesh.as_str());
-        let mesh = mesh_text.parse().unwrap_or_else(|e: mesh_core::names::NameError| {
-            claim = Err(Obstacle::new("BadName", format!("mesh: {e}")));
-            default_mesh()
-        });
-        if life != Life::Active && never_there(uid.as_ref(), &observed) {
-            claim = Err(Obstacle::new("NeverEnrolled", "nothing was ever delivered to this cluster"));
-        }
-        let created = object.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-        let facts = MemberFacts {
-            created,
-            claim,
-            life,
-            access: observed.access,
-            reach: observed.reach,
-            delivered: observed.delivered,
-            hindrances: observed.hindrances,
-            agent: observed.agent,
-            anchors: observed.anchors.unwrap_or(anchors),
-            gateway: observed.gateway.unwrap_or(gateway),
-        };
-        (mesh, facts)
-    }
-
-    fn life(&self, object: &MeshMember) -> Life {
-        let Some(since) = &object.metadata.deletion_timestamp else {
-            return Life::Active;
-        };
-        let forced = object.annotations().get(labels::FORCE_REMOVAL).is_some_and(|value| value == "true");
-        Life::Leaving { since: since.0, forced, gone: self.gone(object) }
-    }
-
-    /// Neither the lifecycle object nor a kubeconfig is left, so there is no cluster to clean.
-    fn gone(&self, object: &MeshMember) -> bool {
-        let source = &object.spec.source;
-        if source.kind != DEPLOYMENT || !self.state.deployments.is_warm() || !self.state.secrets.is_warm() {
-            return false;
-        }
-        let there = self.state.deployments.get(&Key::new(&source.namespace, &source.name));
-        let source_gone = there.is_none_or(|deployment| deployment.uid().as_deref() != Some(&source.uid));
-        let secret_gone =
-            self.last_kubeconfig(object).is_none_or(|r| self.state.secrets.get(&Key::new(r.namespace, r.name)).is_none());
-        source_gone && secret_gone
-    }
-
-    /// The Secret the kubeconfig was last taken from; only from where it may have come.
-    fn last_kubeconfig(&self, object: &MeshMember) -> Option<SecretRef> {
-        let (namespace, name) = object.annotations().get(KUBECONFIG)?.split_once('/')?;
-        let mesh = self.state.meshes.get(&Key::new("", &object.spec.mesh));
-        let allowed = mesh.is_some_and(|mesh| mesh.spec.credential_namespaces.iter().any(|allowed| allowed == namespace));
-        let own = object.namespace().as_deref() == Some(namespace);
-        (own || allowed).then(|| SecretRef { namespace: namespace.to_owned(), name: name.to_owned() })
-    }
-
-    fn facts(&self, mesh: &MeshName, rules: Option<&Result<MeshRules, Obstacle>>, members: BTreeMap<MemberKey, MemberFacts>) -> Facts {
-        let (root, trust_domain, contract) = match rules {
-            Some(Ok(rules)) => (self.root(mesh), rules.trust_domain.clone(), rules.contract.clone()),
-            Some(Err(why)) => (Err(why.clone()), default_trust_domain(), Contract::default()),
-            None => {
-                let why = Obstacle::new("NoMesh", format!("Mesh {mesh} does not exist"));
-                (Err(why), default_trust_domain(), Contract::default())
-            }
-        };
-        Facts { mesh: mesh.clone(), trust_domain, contract, root, members }
-    }
-
-    /// The root may be used once it is recorded: what was recorded is never replaced.
-    fn root(&self, mesh: &MeshName) -> Result<RootFacts, Obstacle> {
-        let pending = |why: String| Err(Obstacle::new(ROOT_PENDING, why));
-        match self.state.roots.get(mesh.as_str()) {
-            None => pending(format!("the root of Mesh {mesh} is being opened")),
-            Some(Err(why)) => Err(why.clone()),
-            Some(Ok(root)) => {
-                let object = self.state.meshes.get(&Key::new("", mesh.as_str()));
-                let recorded = object.and_then(|mesh| mesh.status.as_ref()).and_then(|status| status.root.as_ref());
-                match recorded {
-                    Some(recorded) if recorded.fingerprint == root.status.fingerprint => Ok(root.facts.clone()),
-                    Some(_) | None => pending(format!("the root of Mesh {mesh} is being recorded")),
-                }
-            }
-        }
-    }
-
-    fn door(&self, object: &MeshMember, asked: Option<&Asked>) -> Door {
-        if object.spec.source.kind == MANAGEMENT {
-            return Door::Management;
-        }
-        let leaving = object.metadata.deletion_timestamp.is_some();
-        let source = &object.spec.source;
-        let deployment = self.state.deployments.get(&Key::new(&source.namespace, &source.name));
-        let deployment = deployment.filter(|deployment| deployment.uid().as_deref() == Some(&source.uid));
-        let reference = match deployment {
-            Some(deployment) => {
-                if asked.is_some_and(|asked| asked.membership.claim.is_err()) && !leaving {
-                    return Door::Unneeded;
-                }
-                let mesh = asked.map_or(object.spec.mesh.as_str(), |asked| asked.membership.mesh.as_str());
-                self.kubeconfig(deployment, mesh)
-            }
-            None => self.last_kubeconfig(object).ok_or_else(|| {
-                Obstacle::new("SourceGone", format!("{} {}/{} is gone", source.kind, source.namespace, source.name))
-            }),
-        };
-        self.opened(reference)
-    }
-
-    fn opened(&self, reference: Result<SecretRef, Obstacle>) -> Door {
-        match reference {
-            Err(why) => Door::Closed(why),
-            Ok(reference) => match self.state.secrets.get(&Key::new(&reference.namespace, &reference.name)) {
-                Some(meta) => {
-                    Door::Secret { version: meta.metadata.resource_version.clone().unwrap_or_default(), reference }
-                }
-                None => Door::Closed(Obstacle::new("KubeconfigMissing", format!("{reference} does not exist"))),
-            },
-        }
-    }
-
-    fn wish(&self, key: &MemberKey, object: &MeshMember, asked: Option<&Asked>, planned: (&MemberPlan, Option<Terms>)) -> Wish {
-        let (plan, terms) = planned;
-        let ready = object.finalizers().iter().any(|f| f == labels::FINALIZER);
-        let uid = object.uid();
-        Wish {
-            door: self.door(object, asked.filter(|asked| asked.source == object.spec.source)),
-            expected: object.status.as_ref().and_then(|status| status.cluster_uid.clone()),
-            member: uid.filter(|_| ready),
-            action: plan.action.clone(),
-            terms,
-            asked: self.state.asked.get(key).copied(),
-        }
-    }
-
-    /// A cluster that asks and has no object yet: its task may knock meanwhile.
-    fn first_wish(&self, key: &MemberKey, asked: &Asked) -> Wish {
-        let door = match (&asked.membership.claim, &asked.kubeconfig) {
-            (Ok(_), _) if asked.source.kind == MANAGEMENT => Door::Management,
-            (Ok(_), Some(reference)) => self.opened(Ok(reference.clone())),
-            (Err(_), _) | (Ok(_), None) => Door::Unneeded,
-        };
-        Wish {
-            door,
-            expected: None,
-            member: None,
-            action: Action::Wait,
-            terms: None,
-            asked: self.state.asked.get(key).copied(),
-        }
-    }
-}
-
-/// Nothing of ours can be there: no delivery was ever recorded, and there is no way to look.
-fn never_there(recorded: Option<&String>, observed: &Observed) -> bool {
-    let no_way = matches!(observed.access, Access::Refused(_)) || matches!(observed.reach, Reach::Lost(_));
-    recorded.is_none() && observed.delivered.is_none() && no_way
-}
-
-#[expect(clippy::expect_used, reason = "constants; a test reads them")]
-fn default_mesh() -> MeshName {
-    labels::DEFAULT_MESH.parse().expect("the default mesh has a valid name")
-}
-
-#[expect(clippy::expect_used, reason = "constants; a test reads them")]
-fn default_trust_domain() -> TrustDomain {
-    "mesh.kof.internal".parse().expect("a valid trust domain")
 }
 
 #[cfg(test)]

@@ -31,7 +31,10 @@ const PULSE: Duration = Duration::from_secs(3);
 /// How long it may take to answer that question.
 const PULSE_ANSWER: Duration = Duration::from_secs(3);
 /// Between attempts to reach it: one that is back is seen within this.
-const KNOCK: Patience = Patience { first: Duration::from_millis(250), most: Duration::from_secs(5) };
+const KNOCK: Patience = Patience {
+    first: Duration::from_millis(250),
+    most: Duration::from_secs(5),
+};
 /// How long watches of a new member wait for the first object in it.
 const FIRST: Duration = Duration::from_millis(500);
 /// Where every cluster's identity is: nobody deletes this namespace.
@@ -73,7 +76,10 @@ struct Way {
 
 impl Way {
     fn server(&self) -> String {
-        self.access.as_ref().map_or_else(|| "the API server".to_owned(), |access| access.server.clone())
+        self.access.as_ref().map_or_else(
+            || "the API server".to_owned(),
+            |access| access.server.clone(),
+        )
     }
 }
 
@@ -87,7 +93,12 @@ enum End {
 
 impl Member {
     pub(crate) fn new(common: Common, key: MemberKey, wish: watch::Receiver<Wish>) -> Self {
-        Self { common, key, wish, last: None }
+        Self {
+            common,
+            key,
+            wish,
+            last: None,
+        }
     }
 
     /// Runs until it is dropped.
@@ -137,23 +148,41 @@ impl Member {
 
     async fn open(&mut self, door: &Door) -> Result<Way, Obstacle> {
         match door {
-            Door::Management => Ok(Way { client: self.common.management.clone(), access: None }),
+            Door::Management => Ok(Way {
+                client: self.common.management.clone(),
+                access: None,
+            }),
             Door::Unneeded => Err(Obstacle::new("Unneeded", "nobody is to go there")),
             // A member that leaves when its source and Secret are gone already: what worked may still work.
-            Door::Closed(why) => match self.last.clone().filter(|_| is_gone(why) && self.is_leaving()) {
-                Some(access) => Ok(Way { client: client::connect(&access)?, access: Some(access) }),
+            Door::Closed(why) => match self
+                .last
+                .clone()
+                .filter(|_| is_gone(why) && self.is_leaving())
+            {
+                Some(access) => Ok(Way {
+                    client: client::connect(&access)?,
+                    access: Some(access),
+                }),
                 None => Err(why.clone()),
             },
             Door::Secret { .. } => {
                 let access = self.access(door).await?;
-                Ok(Way { client: client::connect(&access)?, access: Some(access) })
+                Ok(Way {
+                    client: client::connect(&access)?,
+                    access: Some(access),
+                })
             }
         }
     }
 
     fn is_leaving(&self) -> bool {
         let key = crate::watches::Key::new(&self.key.namespace, &self.key.name);
-        self.common.index.read(|state| state.members.get(&key).is_some_and(|object| object.metadata.deletion_timestamp.is_some()))
+        self.common.index.read(|state| {
+            state
+                .members
+                .get(&key)
+                .is_some_and(|object| object.metadata.deletion_timestamp.is_some())
+        })
     }
 
     /// Reads the kubeconfig.
@@ -161,14 +190,17 @@ impl Member {
         let Door::Secret { reference, .. } = door else {
             return Err(Obstacle::new("KubeconfigMissing", "there is no Secret"));
         };
-        let api: Api<Secret> = Api::namespaced(self.common.management.clone(), &reference.namespace);
-        let secret = call("get", reference, api.get(&reference.name)).await.map_err(|error| {
-            if error.is_not_found() {
-                Obstacle::new("KubeconfigMissing", format!("{reference} does not exist"))
-            } else {
-                error.obstacle()
-            }
-        })?;
+        let api: Api<Secret> =
+            Api::namespaced(self.common.management.clone(), &reference.namespace);
+        let secret = call("get", reference, api.get(&reference.name))
+            .await
+            .map_err(|error| {
+                if error.is_not_found() {
+                    Obstacle::new("KubeconfigMissing", format!("{reference} does not exist"))
+                } else {
+                    error.obstacle()
+                }
+            })?;
         read::kubeconfig(reference, &secret.data.unwrap_or_default())
     }
 
@@ -187,7 +219,11 @@ impl Member {
             return End::Lost(Obstacle::new("WrongCluster", message));
         }
         self.last.clone_from(&way.access);
-        self.report(|seen| seen.reach = Reach::Answers { cluster_uid: uid.clone() });
+        self.report(|seen| {
+            seen.reach = Reach::Answers {
+                cluster_uid: uid.clone(),
+            }
+        });
         tracing::debug!(member = %self.key, "Connected");
         let bells = Bells::default();
         let mut wish = self.wish.clone();
@@ -262,7 +298,10 @@ async fn moved(wish: &mut watch::Receiver<Wish>, door: &Door) {
 
 /// What leads there was taken away, which says nothing against going there once more.
 fn is_gone(why: &Obstacle) -> bool {
-    matches!(why.reason.as_str(), "SourceGone" | "KubeconfigMissing" | "TemplateMissing" | "CredentialMissing")
+    matches!(
+        why.reason.as_str(),
+        "SourceGone" | "KubeconfigMissing" | "TemplateMissing" | "CredentialMissing"
+    )
 }
 
 /// Which cluster it is.
@@ -286,8 +325,15 @@ async fn pulse(client: &Client) -> CallError {
                 missed = false;
                 continue;
             }
-            Ok(Err(source)) => CallError::Api { verb: "get", object: object(), source: Box::new(source) },
-            Err(_elapsed) => CallError::Timeout { verb: "get", object: object() },
+            Ok(Err(source)) => CallError::Api {
+                verb: "get",
+                object: object(),
+                source: Box::new(source),
+            },
+            Err(_elapsed) => CallError::Timeout {
+                verb: "get",
+                object: object(),
+            },
         };
         if missed {
             return error;

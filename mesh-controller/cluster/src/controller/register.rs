@@ -27,11 +27,22 @@ pub(crate) enum Job {
     /// Delete a member: it leaves.
     Dismiss { uid: Option<String> },
     /// Let go of a member: its finalizer goes.
-    Release { version: Option<String>, finalizers: Vec<String> },
+    Release {
+        version: Option<String>,
+        finalizers: Vec<String>,
+    },
     /// Tell about a member.
-    Tell { uid: Option<String>, before: Box<MeshMemberStatus>, status: Box<MeshMemberStatus> },
+    Tell {
+        uid: Option<String>,
+        before: Box<MeshMemberStatus>,
+        status: Box<MeshMemberStatus>,
+    },
     /// Tell about a mesh.
-    TellMesh { uid: Option<String>, before: Box<MeshStatus>, status: Box<MeshStatus> },
+    TellMesh {
+        uid: Option<String>,
+        before: Box<MeshStatus>,
+        status: Box<MeshStatus>,
+    },
 }
 
 /// Which object, and which part of it. Of each only one job is under way at a time.
@@ -64,7 +75,10 @@ pub(crate) fn jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
         return jobs;
     }
     for key in &look.dismissed {
-        let uid = state.members.get(&Key::new(&key.namespace, &key.name)).and_then(|object| object.uid());
+        let uid = state
+            .members
+            .get(&Key::new(&key.namespace, &key.name))
+            .and_then(|object| object.uid());
         jobs.insert(JobId::Member(key.clone()), Job::Dismiss { uid });
     }
     for (key, asked) in &look.asked {
@@ -75,9 +89,21 @@ pub(crate) fn jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
     }
     for (key, told) in &look.told {
         if released(told) {
-            let finalizers = told.object.finalizers().iter().filter(|f| *f != labels::FINALIZER).cloned().collect();
+            let finalizers = told
+                .object
+                .finalizers()
+                .iter()
+                .filter(|f| *f != labels::FINALIZER)
+                .cloned()
+                .collect();
             let version = told.object.resource_version();
-            jobs.insert(JobId::Member(key.clone()), Job::Release { version, finalizers });
+            jobs.insert(
+                JobId::Member(key.clone()),
+                Job::Release {
+                    version,
+                    finalizers,
+                },
+            );
         } else if let Some(job) = telling(told, now) {
             jobs.insert(JobId::MemberStatus(key.clone()), job);
         }
@@ -89,10 +115,18 @@ pub(crate) fn jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
 /// A member as it is asked for, unless it stands there so.
 fn enrolment(asked: &Asked, live: Option<&MeshMember>) -> Option<Job> {
     let mut wanted = mesh_member(&asked.source, &asked.membership);
-    let remembered = live.and_then(|live| live.annotations().get(KUBECONFIG)).cloned();
-    let kubeconfig = asked.kubeconfig.as_ref().map(|r| format!("{}/{}", r.namespace, r.name)).or(remembered);
+    let remembered = live
+        .and_then(|live| live.annotations().get(KUBECONFIG))
+        .cloned();
+    let kubeconfig = asked
+        .kubeconfig
+        .as_ref()
+        .map(|r| format!("{}/{}", r.namespace, r.name))
+        .or(remembered);
     if let Some(kubeconfig) = kubeconfig {
-        wanted.annotations_mut().insert(KUBECONFIG.to_owned(), kubeconfig);
+        wanted
+            .annotations_mut()
+            .insert(KUBECONFIG.to_owned(), kubeconfig);
     }
     let Some(live) = live else {
         return Some(Job::Enrol(Box::new(wanted)));
@@ -100,10 +134,15 @@ fn enrolment(asked: &Asked, live: Option<&MeshMember>) -> Option<Job> {
     if live.metadata.deletion_timestamp.is_some() || live.spec.source != wanted.spec.source {
         return None;
     }
-    let holds = |has: &BTreeMap<String, String>, wants: &BTreeMap<String, String>| wants.iter().all(|(k, v)| has.get(k) == Some(v));
+    let holds = |has: &BTreeMap<String, String>, wants: &BTreeMap<String, String>| {
+        wants.iter().all(|(k, v)| has.get(k) == Some(v))
+    };
     let same = holds(live.labels(), wanted.labels())
         && holds(live.annotations(), wanted.annotations())
-        && wanted.finalizers().iter().all(|f| live.finalizers().contains(f))
+        && wanted
+            .finalizers()
+            .iter()
+            .all(|f| live.finalizers().contains(f))
         && live.spec.mesh == wanted.spec.mesh
         && live.spec.role == wanted.spec.role
         && live.spec.region == wanted.spec.region;
@@ -112,7 +151,11 @@ fn enrolment(asked: &Asked, live: Option<&MeshMember>) -> Option<Job> {
 
 fn released(told: &Told) -> bool {
     let leaving = told.object.metadata.deletion_timestamp.is_some();
-    let held = told.object.finalizers().iter().any(|f| f == labels::FINALIZER);
+    let held = told
+        .object
+        .finalizers()
+        .iter()
+        .any(|f| f == labels::FINALIZER);
     let over = match told.plan.action {
         Action::Release => true,
         Action::Withdraw => told.withdrawn,
@@ -141,7 +184,11 @@ fn telling(told: &Told, now: Timestamp) -> Option<Job> {
     };
     let status = member_status(view, &before, now);
     let uid = told.object.uid();
-    (status != before).then(|| Job::Tell { uid, before: Box::new(before), status: Box::new(status) })
+    (status != before).then(|| Job::Tell {
+        uid,
+        before: Box::new(before),
+        status: Box::new(status),
+    })
 }
 
 fn mesh_jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
@@ -156,15 +203,27 @@ fn mesh_jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
             Err(why) if why.reason == ROOT_PENDING => continue,
             Err(why) => Err(why.clone()),
         };
-        let members: Vec<&Told> = look.told.values().filter(|told| told.mesh.as_str() == key.name).collect();
+        let members: Vec<&Told> = look
+            .told
+            .values()
+            .filter(|told| told.mesh.as_str() == key.name)
+            .collect();
         let ready = |told: &&Told| {
-            if told.plan.settled { told.plan.verdicts.iter().all(|v| v.state == Truth::True) } else { was_ready(&told.object) }
+            if told.plan.settled {
+                told.plan.verdicts.iter().all(|v| v.state == Truth::True)
+            } else {
+                was_ready(&told.object)
+            }
         };
         let ready: Vec<bool> = members.iter().map(ready).collect();
         let before = mesh.status.clone().unwrap_or_default();
         let status = mesh_status(&root, &ready, &before, mesh.metadata.generation, now);
         if status != before {
-            let job = Job::TellMesh { uid: mesh.uid(), before: Box::new(before), status: Box::new(status) };
+            let job = Job::TellMesh {
+                uid: mesh.uid(),
+                before: Box::new(before),
+                status: Box::new(status),
+            };
             jobs.insert(JobId::MeshStatus(key.name.clone()), job);
         }
     }
@@ -173,7 +232,9 @@ fn mesh_jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
 
 fn was_ready(object: &MeshMember) -> bool {
     let conditions = object.status.iter().flat_map(|status| &status.conditions);
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Conditions that changed in a way that is worth an event: `(type, status, reason, message)`.
@@ -181,14 +242,20 @@ pub(crate) fn changes<'a>(
     before: &'a [k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
     after: &'a [k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
 ) -> Vec<&'a k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
-    let first_false = after.iter().find(|c| c.status != "True").map(|c| c.type_.as_str());
+    let first_false = after
+        .iter()
+        .find(|c| c.status != "True")
+        .map(|c| c.type_.as_str());
     let mut kinds = BTreeSet::new();
     after
         .iter()
         .filter(|now| {
             let was = before.iter().find(|c| c.type_ == now.type_);
             match now.status.as_str() {
-                "True" => was.is_some_and(|was| was.status != "True") || (was.is_none() && first_false.is_none()),
+                "True" => {
+                    was.is_some_and(|was| was.status != "True")
+                        || (was.is_none() && first_false.is_none())
+                }
                 // What follows from the first is no news.
                 "False" if Some(now.type_.as_str()) == first_false => {
                     was.is_none_or(|was| was.status != "False" || was.reason != now.reason)

@@ -16,7 +16,8 @@ use kube::{
 };
 use mesh_api::{labels, member::MeshMember, mesh::Mesh};
 use mesh_core::facts::MemberKey;
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -51,9 +52,17 @@ struct Failed {
 
 impl Registrar {
     pub(crate) fn new(client: Client, index: Arc<Index>, claim: Claim, pod: &str) -> Self {
-        let reporter = Reporter { controller: labels::CONTROLLER.to_owned(), instance: Some(pod.to_owned()) };
+        let reporter = Reporter {
+            controller: labels::CONTROLLER.to_owned(),
+            instance: Some(pod.to_owned()),
+        };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, index, claim, recorder }
+        Self {
+            client,
+            index,
+            claim,
+            recorder,
+        }
     }
 
     /// Runs for ever.
@@ -118,80 +127,177 @@ impl Registrar {
             Ok(()) => true,
             // Somebody changed it meanwhile: the next look sees what.
             Err(error) if error.is_conflict() || error.is_not_found() => {
-                tracing::debug!(%id, error = &error as &dyn std::error::Error, "Looking again");
+                tracing::debug!(%id, why = crate::call::chain(&error), "Looking again");
                 false
             }
             Err(error) => {
-                tracing::warn!(%id, error = &error as &dyn std::error::Error, "Failed to write");
+                tracing::warn!(%id, why = crate::call::chain(&error), "Failed to write");
                 false
             }
         }
     }
 
     fn allowed(&self, verb: &'static str, id: &JobId) -> Result<(), CallError> {
-        if self.claim.is_current() { Ok(()) } else { Err(CallError::NotLeading { verb, object: id.to_string() }) }
+        if self.claim.is_current() {
+            Ok(())
+        } else {
+            Err(CallError::NotLeading {
+                verb,
+                object: id.to_string(),
+            })
+        }
     }
 
     async fn write(&self, id: &JobId, job: Job) -> Result<(), CallError> {
         match (id, job) {
-            (JobId::Member(key), Job::Enrol(object)) => {
-                let params = PatchParams::apply(labels::CONTROLLER).force();
-                let body = body(&*object, "MeshMember");
-                self.allowed("apply", id)?;
-                let api = self.members(key);
-                let written = call("apply", id, api.patch(&key.name, &params, &Patch::Apply(&body))).await?;
-                tracing::info!(member = %key, "Enrolled");
-                self.index.learn(|state| state.members.see(Seen::Applied(written)));
+            (JobId::Member(key), Job::Enrol(object)) => self.enrol(id, key, &object).await,
+            (JobId::Member(key), Job::Dismiss { uid }) => self.dismiss(id, key, uid).await,
+            (
+                JobId::Member(key),
+                Job::Release {
+                    version,
+                    finalizers,
+                },
+            ) => {
+                let body =
+                    json!({ "metadata": { "resourceVersion": version, "finalizers": finalizers } });
+                self.release(id, key, &body).await
             }
-            (JobId::Member(key), Job::Dismiss { uid }) => {
-                let preconditions = Some(Preconditions { uid, resource_version: None });
-                let params = DeleteParams { preconditions, ..DeleteParams::default() };
-                self.allowed("delete", id)?;
-                let answer = call("delete", id, self.members(key).delete(&key.name, &params)).await?;
-                tracing::info!(member = %key, "Dismissed");
-                if let Some(object) = answer.left() {
-                    self.index.learn(|state| state.members.see(Seen::Applied(object)));
-                }
-            }
-            (JobId::Member(key), Job::Release { version, finalizers }) => {
-                let body = json!({ "metadata": { "resourceVersion": version, "finalizers": finalizers } });
-                self.allowed("release", id)?;
-                let params = PatchParams { field_manager: Some(labels::CONTROLLER.to_owned()), ..PatchParams::default() };
-                let left = call("release", id, self.members(key).patch(&key.name, &params, &Patch::Merge(&body))).await?;
-                tracing::info!(member = %key, "Released");
-                // The last finalizer is gone, and so is the object.
-                let gone = left.finalizers().is_empty();
-                let seen = if gone { Seen::Deleted(Key::of(&left)) } else { Seen::Applied(left) };
-                self.index.learn(|state| state.members.see(seen));
-            }
-            (JobId::MemberStatus(key), Job::Tell { uid, before, status }) => {
+            (
+                JobId::MemberStatus(key),
+                Job::Tell {
+                    uid,
+                    before,
+                    status,
+                },
+            ) => {
                 let body = json!({
                     "apiVersion": MeshMember::api_version(&()), "kind": "MeshMember",
                     "metadata": { "name": key.name, "namespace": key.namespace, "uid": uid },
                     "status": status,
                 });
-                self.allowed("tell", id)?;
-                let params = PatchParams::apply(labels::CONTROLLER).force();
-                let written = call("tell", id, self.members(key).patch_status(&key.name, &params, &Patch::Apply(&body))).await?;
-                self.index.learn(|state| state.members.see(Seen::Applied(written.clone())));
-                self.publish(&written, &before.conditions, &status.conditions).await;
+                let api = self.members(key);
+                let told = self.tell(&api, (id, &key.name), &body).await?;
+                self.index
+                    .learn(|state| state.members.see(Seen::Applied(told.clone())));
+                self.publish(&told, &before.conditions, &status.conditions)
+                    .await;
+                Ok(())
             }
-            (JobId::MeshStatus(name), Job::TellMesh { uid, before, status }) => {
+            (
+                JobId::MeshStatus(name),
+                Job::TellMesh {
+                    uid,
+                    before,
+                    status,
+                },
+            ) => {
                 let body = json!({
                     "apiVersion": Mesh::api_version(&()), "kind": "Mesh",
                     "metadata": { "name": name, "uid": uid },
                     "status": status,
                 });
-                self.allowed("tell", id)?;
-                let params = PatchParams::apply(labels::CONTROLLER).force();
-                let api: Api<Mesh> = Api::all(self.client.clone());
-                let written = call("tell", id, api.patch_status(name, &params, &Patch::Apply(&body))).await?;
-                self.index.learn(|state| state.meshes.see(Seen::Applied(written.clone())));
-                self.publish(&written, &before.conditions, &status.conditions).await;
+                let told = self
+                    .tell(&Api::<Mesh>::all(self.client.clone()), (id, name), &body)
+                    .await?;
+                self.index
+                    .learn(|state| state.meshes.see(Seen::Applied(told.clone())));
+                self.publish(&told, &before.conditions, &status.conditions)
+                    .await;
+                Ok(())
             }
-            (_, _) => {}
+            (_, _) => Ok(()),
+        }
+    }
+
+    async fn enrol(
+        &self,
+        id: &JobId,
+        key: &MemberKey,
+        object: &MeshMember,
+    ) -> Result<(), CallError> {
+        self.allowed("apply", id)?;
+        let params = PatchParams::apply(labels::CONTROLLER).force();
+        let body = body(object, "MeshMember");
+        let api = self.members(key);
+        let written = call(
+            "apply",
+            id,
+            api.patch(&key.name, &params, &Patch::Apply(&body)),
+        )
+        .await?;
+        tracing::info!(member = %key, "Enrolled");
+        self.index
+            .learn(|state| state.members.see(Seen::Applied(written)));
+        Ok(())
+    }
+
+    async fn dismiss(
+        &self,
+        id: &JobId,
+        key: &MemberKey,
+        uid: Option<String>,
+    ) -> Result<(), CallError> {
+        self.allowed("delete", id)?;
+        let preconditions = Some(Preconditions {
+            uid,
+            resource_version: None,
+        });
+        let params = DeleteParams {
+            preconditions,
+            ..DeleteParams::default()
+        };
+        let answer = call("delete", id, self.members(key).delete(&key.name, &params)).await?;
+        tracing::info!(member = %key, "Dismissed");
+        if let Some(object) = answer.left() {
+            self.index
+                .learn(|state| state.members.see(Seen::Applied(object)));
         }
         Ok(())
+    }
+
+    async fn release(&self, id: &JobId, key: &MemberKey, body: &Value) -> Result<(), CallError> {
+        self.allowed("release", id)?;
+        let params = PatchParams {
+            field_manager: Some(labels::CONTROLLER.to_owned()),
+            ..PatchParams::default()
+        };
+        let left = call(
+            "release",
+            id,
+            self.members(key)
+                .patch(&key.name, &params, &Patch::Merge(body)),
+        )
+        .await?;
+        tracing::info!(member = %key, "Released");
+        // The last finalizer is gone, and so is the object.
+        let gone = left.finalizers().is_empty();
+        let seen = if gone {
+            Seen::Deleted(Key::of(&left))
+        } else {
+            Seen::Applied(left)
+        };
+        self.index.learn(|state| state.members.see(seen));
+        Ok(())
+    }
+
+    async fn tell<K>(
+        &self,
+        api: &Api<K>,
+        (id, name): (&JobId, &str),
+        body: &Value,
+    ) -> Result<K, CallError>
+    where
+        K: Clone + std::fmt::Debug + DeserializeOwned + Send,
+    {
+        self.allowed("tell", id)?;
+        let params = PatchParams::apply(labels::CONTROLLER).force();
+        call(
+            "tell",
+            id,
+            api.patch_status(name, &params, &Patch::Apply(body)),
+        )
+        .await
     }
 
     fn members(&self, key: &MemberKey) -> Api<MeshMember> {
@@ -199,26 +305,48 @@ impl Registrar {
     }
 
     /// Events on changes only. One that is lost is no loss: status says the same.
-    async fn publish<K: Resource<DynamicType = ()> + Sync>(&self, object: &K, before: &[Condition], after: &[Condition]) {
+    async fn publish<K: Resource<DynamicType = ()> + Sync>(
+        &self,
+        object: &K,
+        before: &[Condition],
+        after: &[Condition],
+    ) {
         let reference = object.object_ref(&());
         for condition in changes(before, after) {
             let event = Event {
-                type_: if condition.status == "True" { EventType::Normal } else { EventType::Warning },
+                type_: if condition.status == "True" {
+                    EventType::Normal
+                } else {
+                    EventType::Warning
+                },
                 reason: condition.reason.clone(),
-                note: Some(format!("{}: {}", condition.type_, condition.message).chars().take(1000).collect()),
+                note: Some(
+                    format!("{}: {}", condition.type_, condition.message)
+                        .chars()
+                        .take(1000)
+                        .collect(),
+                ),
                 action: condition.type_.clone(),
                 secondary: None,
             };
-            let sent = call("create", "an event", self.recorder.publish(&event, &reference)).await;
+            let sent = call(
+                "create",
+                "an event",
+                self.recorder.publish(&event, &reference),
+            )
+            .await;
             if let Err(error) = sent {
-                tracing::debug!(error = &error as &dyn std::error::Error, "Failed to publish an event");
+                tracing::debug!(
+                    why = crate::call::chain(&error),
+                    "Failed to publish an event"
+                );
             }
         }
     }
 }
 
 /// An object to be applied: without the fields that serde writes as null.
-fn body<K: serde::Serialize>(object: &K, kind: &str) -> serde_json::Value {
+fn body<K: serde::Serialize>(object: &K, kind: &str) -> Value {
     let mut body = serde_json::to_value(object).unwrap_or_default();
     if let Some(map) = body.as_object_mut() {
         map.retain(|_, value| !value.is_null());

@@ -51,8 +51,12 @@ impl Roots {
                 state.roots.len() != before
             });
             for (name, attempt) in wanted {
-                let open = self.index.read(|state| state.roots.get(&name).is_some_and(Result::is_ok));
-                let due = made.get(&name).is_none_or(|(before, at)| *before != attempt || (!open && at.elapsed() >= RETRY));
+                let open = self
+                    .index
+                    .read(|state| state.roots.get(&name).is_some_and(Result::is_ok));
+                let due = made.get(&name).is_none_or(|(before, at)| {
+                    *before != attempt || (!open && at.elapsed() >= RETRY)
+                });
                 if due {
                     self.attempt(&name, &attempt, &gate).await;
                     made.insert(name, (attempt, Instant::now()));
@@ -72,7 +76,11 @@ impl Roots {
         }
         let attempt = |(key, mesh): (&Key, &Arc<mesh_api::mesh::Mesh>)| {
             let rules = read::mesh(mesh);
-            let secret = rules.as_ref().ok().and_then(|rules| state.secrets.get(&Key::new(&self.namespace, &rules.root_secret)));
+            let secret = rules.as_ref().ok().and_then(|rules| {
+                state
+                    .secrets
+                    .get(&Key::new(&self.namespace, &rules.root_secret))
+            });
             let attempt = Attempt {
                 secret: secret.and_then(|secret| secret.metadata.resource_version.clone()),
                 recorded: mesh.status.as_ref().and_then(|status| status.root.clone()),
@@ -87,10 +95,24 @@ impl Roots {
     async fn attempt(&self, name: &str, attempt: &Attempt, gate: &Gate) {
         let opened = match &attempt.rules {
             Err(why) => Err(why.clone()),
-            Ok(rules) => vault::open(&self.client, &self.namespace, rules, attempt.recorded.as_ref(), gate).await,
+            Ok(rules) => {
+                vault::open(
+                    &self.client,
+                    &self.namespace,
+                    rules,
+                    attempt.recorded.as_ref(),
+                    gate,
+                )
+                .await
+            }
         };
         if let Err(why) = &opened {
-            tracing::warn!(mesh = name, reason = why.reason, why = why.message, "The root does not open");
+            tracing::warn!(
+                mesh = name,
+                reason = why.reason,
+                why = why.message,
+                "The root does not open"
+            );
         }
         self.index.learn(|state| {
             let known = state.roots.get(name);
@@ -109,6 +131,12 @@ impl Roots {
 fn is_transient(reason: &str) -> bool {
     matches!(
         reason,
-        "Timeout" | "ConnectionRefused" | "ServerNameNotFound" | "Unreachable" | "CertificateInvalid" | "Unauthorized" | "ServerError"
+        "Timeout"
+            | "ConnectionRefused"
+            | "ServerNameNotFound"
+            | "Unreachable"
+            | "CertificateInvalid"
+            | "Unauthorized"
+            | "ServerError"
     )
 }

@@ -27,7 +27,7 @@ async fn a_killed_leader_is_replaced_in_time_and_never_overlaps() {
     let (mut first, _stop, tasks) = contender(&fake, "first");
     assert!(leads(&mut first).await < 1.0);
     let (mut second, _stop, _tasks) = contender(&fake, "second");
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert!(first.is_current() && !second.is_current());
     drop(tasks);
     let after = leads(&mut second).await;
@@ -59,5 +59,9 @@ async fn one_that_cannot_renew_stops_leading_before_others_begin() {
         first.changed().await;
     }
     // A request sent at the last moment ends before others may begin.
-    assert!(start.elapsed() + crate::call::CALL <= DURATION, "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() + crate::call::CALL <= DURATION,
+        "{:?}",
+        start.elapsed()
+    );
 }

@@ -3,8 +3,13 @@ use super::*;
 const PLACE: &str = "Secret n/s";
 
 fn made() -> Secret {
-    let (_, material) =
-        Authority::generate_root(&"default".parse().unwrap(), 1, SignedDuration::from_hours(24 * 900), Timestamp::now()).unwrap();
+    let (_, material) = Authority::generate_root(
+        &"default".parse().unwrap(),
+        1,
+        SignedDuration::from_hours(24 * 900),
+        Timestamp::now(),
+    )
+    .unwrap();
     secret("s", &material.cert_pem, &material.key_pem)
 }
 
@@ -33,7 +38,11 @@ fn refuses_what_cannot_sign() {
     without_key.data.as_mut().unwrap().remove(KEY);
     let mut anothers_key = made();
     let key = made().data.unwrap().remove(KEY).unwrap();
-    anothers_key.data.as_mut().unwrap().insert(KEY.to_owned(), key);
+    anothers_key
+        .data
+        .as_mut()
+        .unwrap()
+        .insert(KEY.to_owned(), key);
     for secret in [without_key, anothers_key, Secret::default()] {
         assert_eq!(load(&secret, None).unwrap_err().reason, "RootInvalid");
     }

@@ -63,7 +63,9 @@ fn sees_every_change_of_ours() {
 fn sees_that_a_field_was_taken_from_us() {
     for (parent, field) in [("", "f:metadata"), ("/f:spec", "f:ports")] {
         let mut live = live();
-        let fields = live.pointer_mut(&format!("/metadata/managedFields/1/fieldsV1{parent}")).unwrap();
+        let fields = live
+            .pointer_mut(&format!("/metadata/managedFields/1/fieldsV1{parent}"))
+            .unwrap();
         fields.as_object_mut().unwrap().remove(field).unwrap();
         assert!(!intact(&wanted(), &live, US), "{field}");
     }

@@ -16,7 +16,9 @@ fn config(name: &str, version: &str) -> ConfigMap {
 }
 
 fn version(store: &Store<ConfigMap>, name: &str) -> Option<String> {
-    store.get(&Key::new("", name)).and_then(|object| object.metadata.resource_version.clone())
+    store
+        .get(&Key::new("", name))
+        .and_then(|object| object.metadata.resource_version.clone())
 }
 
 #[test]
@@ -38,17 +40,35 @@ fn a_list_says_what_is_gone_and_what_cannot_be_read_stays() {
     store.see(Seen::Applied(config("a", "1")));
     store.see(Seen::Applied(config("b", "2")));
     store.see(Seen::Applied(config("c", "3")));
-    let refused = vec![Refusal { key: Key::new("", "b"), why: "broken".to_owned() }];
-    assert!(store.see(Seen::All { objects: vec![config("a", "1")], refused }));
+    let refused = vec![Refusal {
+        key: Key::new("", "b"),
+        why: "broken".to_owned(),
+    }];
+    assert!(store.see(Seen::All {
+        objects: vec![config("a", "1")],
+        refused
+    }));
     assert!(store.is_warm());
-    assert_eq!((version(&store, "b").is_some(), version(&store, "c").is_some()), (true, false));
-    assert!(!store.see(Seen::All { objects: vec![config("a", "1"), config("b", "2")], refused: Vec::new() }));
+    assert_eq!(
+        (
+            version(&store, "b").is_some(),
+            version(&store, "c").is_some()
+        ),
+        (true, false)
+    );
+    assert!(!store.see(Seen::All {
+        objects: vec![config("a", "1"), config("b", "2")],
+        refused: Vec::new()
+    }));
 }
 
 #[test]
 fn an_interrupted_watch_takes_nothing_away() {
     let mut store = Store::default();
-    store.see(Seen::All { objects: vec![config("a", "1")], refused: Vec::new() });
+    store.see(Seen::All {
+        objects: vec![config("a", "1")],
+        refused: Vec::new(),
+    });
     let why = Obstacle::new("NotFound", "no such kind");
     assert!(!store.see(Seen::Interrupted { absent: true, why }));
     assert!(store.is_warm() && version(&store, "a").is_some());
@@ -57,7 +77,10 @@ fn an_interrupted_watch_takes_nothing_away() {
 #[tokio::test]
 async fn rings_only_when_something_changed() {
     let index = Index::default();
-    let key = MemberKey { namespace: "n".to_owned(), name: "m".to_owned() };
+    let key = MemberKey {
+        namespace: "n".to_owned(),
+        name: "m".to_owned(),
+    };
     index.report(&key, |seen| seen.withdrawn = true);
     index.rung().await;
     let before = index.version();

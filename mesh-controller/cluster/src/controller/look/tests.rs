@@ -2,25 +2,40 @@ use k8s_openapi::{
     api::core::v1::Secret,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
+use kube::ResourceExt as _;
 use kube::api::PartialObjectMeta;
 use mesh_api::{
-    foreign::{ClusterDeployment, ClusterDeploymentSpec, ClusterTemplate, ClusterTemplateSpec, ClusterTemplateStatus},
+    foreign::{
+        ClusterDeployment, ClusterDeploymentSpec, ClusterTemplate, ClusterTemplateSpec,
+        ClusterTemplateStatus,
+    },
+    labels,
     member::MeshMemberStatus,
     mesh::{Mesh, MeshSpec, RootSource},
     render::mesh_member,
 };
+use mesh_core::facts::Reach;
 
-
-use super::*;
+use super::{
+    eye::{default_mesh, default_trust_domain},
+    *,
+};
 use crate::{
-    controller::register::{Job, JobId, jobs},
+    controller::{
+        index::{Observed, Store},
+        register::{Job, JobId, jobs},
+    },
     watches::Seen,
 };
 
 const NAMESPACE: &str = "kcm-system";
 
 fn constants() -> Constants {
-    Constants { install: "install".to_owned(), management_member: false, management_mesh: "default".to_owned() }
+    Constants {
+        install: "install".to_owned(),
+        management_member: false,
+        management_mesh: "default".to_owned(),
+    }
 }
 
 fn meta(namespace: Option<&str>, name: &str) -> ObjectMeta {
@@ -34,11 +49,24 @@ fn meta(namespace: Option<&str>, name: &str) -> ObjectMeta {
 }
 
 fn deployment(name: &str) -> ClusterDeployment {
-    let spec = ClusterDeploymentSpec { template: Some("t".to_owned()), ..ClusterDeploymentSpec::default() };
-    let labels = [(labels::ISTIO_ROLE, "member"), (labels::KOF_ROLE, "regional")];
+    let spec = ClusterDeploymentSpec {
+        template: Some("t".to_owned()),
+        ..ClusterDeploymentSpec::default()
+    };
+    let labels = [
+        (labels::ISTIO_ROLE, "member"),
+        (labels::KOF_ROLE, "regional"),
+    ];
     let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    let metadata = ObjectMeta { labels: Some(labels.into()), ..meta(Some(NAMESPACE), name) };
-    ClusterDeployment { metadata, spec, status: None }
+    let metadata = ObjectMeta {
+        labels: Some(labels.into()),
+        ..meta(Some(NAMESPACE), name)
+    };
+    ClusterDeployment {
+        metadata,
+        spec,
+        status: None,
+    }
 }
 
 /// A state in which `region1` asks, and everything was listed.
@@ -46,27 +74,63 @@ fn state() -> State {
     let mut state = State::default();
     let spec = MeshSpec {
         trust_domain: "mesh.example".to_owned(),
-        root: RootSource { generate: true, secret_name: None },
+        root: RootSource {
+            generate: true,
+            secret_name: None,
+        },
         ..MeshSpec::default()
     };
-    state.meshes.see(Seen::All { objects: vec![Mesh { metadata: meta(None, "default"), spec, status: None }], refused: Vec::new() });
+    state.meshes.see(Seen::All {
+        objects: vec![Mesh {
+            metadata: meta(None, "default"),
+            spec,
+            status: None,
+        }],
+        refused: Vec::new(),
+    });
     let template = ClusterTemplate {
         metadata: meta(Some(NAMESPACE), "t"),
         spec: ClusterTemplateSpec {},
-        status: Some(ClusterTemplateStatus { providers: vec!["infrastructure-aws".to_owned()] }),
+        status: Some(ClusterTemplateStatus {
+            providers: vec!["infrastructure-aws".to_owned()],
+        }),
     };
-    state.templates.see(Seen::All { objects: vec![template], refused: Vec::new() });
-    state.deployments.see(Seen::All { objects: vec![deployment("region1")], refused: Vec::new() });
-    state.credentials.see(Seen::All { objects: Vec::new(), refused: Vec::new() });
-    state.configs.see(Seen::All { objects: Vec::new(), refused: Vec::new() });
-    state.members.see(Seen::All { objects: Vec::new(), refused: Vec::new() });
-    let secret = PartialObjectMeta::<Secret> { metadata: meta(Some(NAMESPACE), "region1-kubeconfig"), ..PartialObjectMeta::default() };
-    state.secrets.see(Seen::All { objects: vec![secret], refused: Vec::new() });
+    state.templates.see(Seen::All {
+        objects: vec![template],
+        refused: Vec::new(),
+    });
+    state.deployments.see(Seen::All {
+        objects: vec![deployment("region1")],
+        refused: Vec::new(),
+    });
+    state.credentials.see(Seen::All {
+        objects: Vec::new(),
+        refused: Vec::new(),
+    });
+    state.configs.see(Seen::All {
+        objects: Vec::new(),
+        refused: Vec::new(),
+    });
+    state.members.see(Seen::All {
+        objects: Vec::new(),
+        refused: Vec::new(),
+    });
+    let secret = PartialObjectMeta::<Secret> {
+        metadata: meta(Some(NAMESPACE), "region1-kubeconfig"),
+        ..PartialObjectMeta::default()
+    };
+    state.secrets.see(Seen::All {
+        objects: vec![secret],
+        refused: Vec::new(),
+    });
     state
 }
 
 fn key() -> MemberKey {
-    MemberKey { namespace: NAMESPACE.to_owned(), name: "region1".to_owned() }
+    MemberKey {
+        namespace: NAMESPACE.to_owned(),
+        name: "region1".to_owned(),
+    }
 }
 
 fn now() -> Timestamp {
@@ -75,11 +139,17 @@ fn now() -> Timestamp {
 
 /// What the API server makes of what is written.
 fn stand(state: &mut State, change: impl FnOnce(&mut MeshMember)) {
-    let asked = look(state, &constants(), now()).asked.remove(&key()).unwrap();
+    let asked = look(state, &constants(), now())
+        .asked
+        .remove(&key())
+        .unwrap();
     let mut object = mesh_member(&asked.source, &asked.membership);
     object.metadata.uid = Some("member-uid".to_owned());
     object.metadata.resource_version = Some("7".to_owned());
-    object.annotations_mut().insert(KUBECONFIG.to_owned(), format!("{NAMESPACE}/region1-kubeconfig"));
+    object.annotations_mut().insert(
+        KUBECONFIG.to_owned(),
+        format!("{NAMESPACE}/region1-kubeconfig"),
+    );
     change(&mut object);
     state.members.see(Seen::Applied(object));
 }
@@ -89,7 +159,10 @@ fn leaving(object: &mut MeshMember) {
 }
 
 fn with_status(object: &mut MeshMember) {
-    object.status = Some(MeshMemberStatus { cluster_uid: Some("cluster".to_owned()), ..MeshMemberStatus::default() });
+    object.status = Some(MeshMemberStatus {
+        cluster_uid: Some("cluster".to_owned()),
+        ..MeshMemberStatus::default()
+    });
 }
 
 fn work(state: &State) -> Option<Job> {
@@ -100,9 +173,14 @@ fn work(state: &State) -> Option<Job> {
 #[test]
 fn one_who_asks_is_enrolled_once() {
     let mut state = state();
-    let Some(Job::Enrol(object)) = work(&state) else { panic!("not enrolled") };
+    let Some(Job::Enrol(object)) = work(&state) else {
+        panic!("not enrolled")
+    };
     assert_eq!(object.spec.cluster, "region1");
-    assert_eq!(object.annotations()[KUBECONFIG], "kcm-system/region1-kubeconfig");
+    assert_eq!(
+        object.annotations()[KUBECONFIG],
+        "kcm-system/region1-kubeconfig"
+    );
     stand(&mut state, |_| ());
     assert!(work(&state).is_none(), "{:?}", work(&state));
 }
@@ -110,7 +188,10 @@ fn one_who_asks_is_enrolled_once() {
 #[test]
 fn its_task_may_knock_before_but_writes_nothing_there() {
     let state = state();
-    let wish = look(&state, &constants(), now()).wishes.remove(&key()).unwrap();
+    let wish = look(&state, &constants(), now())
+        .wishes
+        .remove(&key())
+        .unwrap();
     assert!(matches!(wish.door, Door::Secret { .. }), "{:?}", wish.door);
     assert_eq!((wish.member, wish.action), (None, Action::Wait));
 }
@@ -119,11 +200,18 @@ fn its_task_may_knock_before_but_writes_nothing_there() {
 fn nothing_is_concluded_from_a_world_that_was_not_seen_whole() {
     let mut state = state();
     stand(&mut state, |_| ());
-    state.deployments = super::super::index::Store::default();
+    state.deployments = Store::default();
     assert!(work(&state).is_none());
-    state.deployments.see(Seen::All { objects: Vec::new(), refused: Vec::new() });
-    assert!(matches!(work(&state), Some(Job::Dismiss { .. })), "{:?}", work(&state));
-    state.secrets = super::super::index::Store::default();
+    state.deployments.see(Seen::All {
+        objects: Vec::new(),
+        refused: Vec::new(),
+    });
+    assert!(
+        matches!(work(&state), Some(Job::Dismiss { .. })),
+        "{:?}",
+        work(&state)
+    );
+    state.secrets = Store::default();
     assert!(work(&state).is_none());
 }
 
@@ -135,7 +223,10 @@ fn another_object_of_the_same_name_is_another_cluster() {
     reborn.metadata.uid = Some("another".to_owned());
     state.deployments.see(Seen::Applied(reborn));
     assert!(matches!(work(&state), Some(Job::Dismiss { .. })));
-    let wish = look(&state, &constants(), now()).wishes.remove(&key()).unwrap();
+    let wish = look(&state, &constants(), now())
+        .wishes
+        .remove(&key())
+        .unwrap();
     assert_eq!(wish.expected, None);
 }
 
@@ -146,17 +237,27 @@ fn one_that_leaves_is_let_go_when_nothing_is_left_and_not_before() {
         leaving(object);
         with_status(object);
     });
-    let observed = Observed { reach: Reach::Answers { cluster_uid: "cluster".to_owned() }, ..Observed::default() };
+    let observed = Observed {
+        reach: Reach::Answers {
+            cluster_uid: "cluster".to_owned(),
+        },
+        ..Observed::default()
+    };
     state.observed.insert(key(), observed);
     assert!(work(&state).is_none(), "{:?}", work(&state));
     state.observed.get_mut(&key()).unwrap().withdrawn = true;
-    let Some(Job::Release { finalizers, .. }) = work(&state) else { panic!("not released") };
+    let Some(Job::Release { finalizers, .. }) = work(&state) else {
+        panic!("not released")
+    };
     assert!(finalizers.is_empty());
 }
 
 #[test]
 fn a_lost_one_waits_unless_nothing_ever_was_there_or_its_cluster_is_gone() {
-    let lost = Observed { reach: Reach::Lost(Obstacle::new("Timeout", "lost")), ..Observed::default() };
+    let lost = Observed {
+        reach: Reach::Lost(Obstacle::new("Timeout", "lost")),
+        ..Observed::default()
+    };
     let mut state = state();
     stand(&mut state, |object| {
         leaving(object);
@@ -164,15 +265,24 @@ fn a_lost_one_waits_unless_nothing_ever_was_there_or_its_cluster_is_gone() {
     });
     state.observed.insert(key(), lost.clone());
     assert!(work(&state).is_none());
-    state.deployments.see(Seen::All { objects: Vec::new(), refused: Vec::new() });
+    state.deployments.see(Seen::All {
+        objects: Vec::new(),
+        refused: Vec::new(),
+    });
     assert!(work(&state).is_none(), "its kubeconfig is still there");
-    state.secrets.see(Seen::All { objects: Vec::new(), refused: Vec::new() });
+    state.secrets.see(Seen::All {
+        objects: Vec::new(),
+        refused: Vec::new(),
+    });
     assert!(matches!(work(&state), Some(Job::Release { .. })));
 
     let mut state = self::state();
     stand(&mut state, leaving);
     state.observed.insert(key(), lost);
-    assert!(matches!(work(&state), Some(Job::Release { .. })), "nothing was ever there");
+    assert!(
+        matches!(work(&state), Some(Job::Release { .. })),
+        "nothing was ever there"
+    );
 }
 
 #[test]
@@ -181,7 +291,9 @@ fn a_person_may_force_it() {
     stand(&mut state, |object| {
         leaving(object);
         with_status(object);
-        object.annotations_mut().insert(labels::FORCE_REMOVAL.to_owned(), "true".to_owned());
+        object
+            .annotations_mut()
+            .insert(labels::FORCE_REMOVAL.to_owned(), "true".to_owned());
     });
     assert!(matches!(work(&state), Some(Job::Release { .. })));
 }
@@ -191,14 +303,29 @@ fn what_was_remembered_holds_until_something_is_seen() {
     let mut state = state();
     stand(&mut state, |object| {
         object.status = Some(MeshMemberStatus {
-            addresses: vec![mesh_api::member::Address { host: "192.0.2.1".to_owned(), port: 15443 }],
+            addresses: vec![mesh_api::member::Address {
+                host: "192.0.2.1".to_owned(),
+                port: 15443,
+            }],
             ..MeshMemberStatus::default()
         });
     });
-    let told = look(&state, &constants(), now()).told.remove(&key()).unwrap();
+    let told = look(&state, &constants(), now())
+        .told
+        .remove(&key())
+        .unwrap();
     assert_eq!(told.facts.gateway.len(), 1);
-    state.observed.insert(key(), Observed { gateway: Some(BTreeSet::new()), ..Observed::default() });
-    let told = look(&state, &constants(), now()).told.remove(&key()).unwrap();
+    state.observed.insert(
+        key(),
+        Observed {
+            gateway: Some(BTreeSet::new()),
+            ..Observed::default()
+        },
+    );
+    let told = look(&state, &constants(), now())
+        .told
+        .remove(&key())
+        .unwrap();
     assert!(told.facts.gateway.is_empty());
 }
 
@@ -207,10 +334,19 @@ fn a_kubeconfig_is_not_taken_from_where_it_may_not_come() {
     let mut state = state();
     stand(&mut state, |object| {
         leaving(object);
-        object.annotations_mut().insert(KUBECONFIG.to_owned(), "kube-system/region1-kubeconfig".to_owned());
+        object.annotations_mut().insert(
+            KUBECONFIG.to_owned(),
+            "kube-system/region1-kubeconfig".to_owned(),
+        );
     });
-    state.deployments.see(Seen::All { objects: Vec::new(), refused: Vec::new() });
-    let wish = look(&state, &constants(), now()).wishes.remove(&key()).unwrap();
+    state.deployments.see(Seen::All {
+        objects: Vec::new(),
+        refused: Vec::new(),
+    });
+    let wish = look(&state, &constants(), now())
+        .wishes
+        .remove(&key())
+        .unwrap();
     assert!(matches!(wish.door, Door::Closed(_)), "{:?}", wish.door);
 }
 
@@ -220,7 +356,10 @@ fn without_a_root_nothing_is_told_while_it_is_being_opened() {
     stand(&mut state, |_| ());
     let found = look(&state, &constants(), now());
     assert!(found.told[&key()].pending);
-    state.roots.insert("default".to_owned(), Err(Obstacle::new("RootMissing", "gone")));
+    state.roots.insert(
+        "default".to_owned(),
+        Err(Obstacle::new("RootMissing", "gone")),
+    );
     let found = look(&state, &constants(), now());
     assert!(!found.told[&key()].pending);
     assert_eq!(found.wishes[&key()].terms, None);

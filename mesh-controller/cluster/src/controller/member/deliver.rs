@@ -29,7 +29,10 @@ use crate::{
 /// Between rounds in which nothing is expected: what somebody changed of ours is mended within this. They only read.
 const RESYNC: Duration = Duration::from_secs(30);
 /// After a round that did not succeed.
-const RETRY: Patience = Patience { first: Duration::from_millis(500), most: Duration::from_secs(5) };
+const RETRY: Patience = Patience {
+    first: Duration::from_millis(500),
+    most: Duration::from_secs(5),
+};
 /// Between passes of leaving.
 const PASS: Duration = Duration::from_millis(500);
 /// How long leaving takes without being worth a word: namespaces need some seconds.
@@ -48,8 +51,16 @@ struct Memory {
 impl Member {
     /// Does what is to be done, for as long as the session lasts.
     pub(super) async fn deliver(&self, client: &Client, bells: &Bells) {
-        let owner = Owner { install: self.common.install.clone(), ..Owner::default() };
-        let mut writer = Writer::new(client.clone(), labels::CONTROLLER, owner, self.common.gate());
+        let owner = Owner {
+            install: self.common.install.clone(),
+            ..Owner::default()
+        };
+        let mut writer = Writer::new(
+            client.clone(),
+            labels::CONTROLLER,
+            owner,
+            self.common.gate(),
+        );
         let mut wish = self.wish.clone();
         let mut claim = self.common.claim.clone();
         let mut memory = Memory::default();
@@ -82,14 +93,27 @@ impl Member {
     }
 
     /// Acts once. None: there is nothing to do until something changes. Otherwise, whether all went well.
-    async fn act(&self, writer: &mut Writer, wish: &Wish, memory: &mut Memory, bells: &Bells) -> Option<bool> {
+    async fn act(
+        &self,
+        writer: &mut Writer,
+        wish: &Wish,
+        memory: &mut Memory,
+        bells: &Bells,
+    ) -> Option<bool> {
         let member = wish.member.as_ref()?;
         if !self.common.claim.is_current() {
             return None;
         }
-        writer.set_owner(Owner { install: self.common.install.clone(), member: member.clone(), others: self.others(member) });
+        writer.set_owner(Owner {
+            install: self.common.install.clone(),
+            member: member.clone(),
+            others: self.others(member),
+        });
         match (&wish.action, &wish.terms) {
-            (Action::Deliver(delivery), Some(terms)) => Some(self.round(writer, (delivery, terms, wish), memory, bells).await),
+            (Action::Deliver(delivery), Some(terms)) => Some(
+                self.round(writer, (delivery, terms, wish), memory, bells)
+                    .await,
+            ),
             (Action::Withdraw, _) => self.leave(writer).await,
             (Action::Deliver(_), None) | (Action::Wait | Action::Release, _) => None,
         }
@@ -98,7 +122,12 @@ impl Member {
     /// UIDs of the other members of this install.
     fn others(&self, member: &str) -> Arc<BTreeSet<String>> {
         let uids = self.common.index.read(|state| {
-            state.members.iter().filter_map(|(_, object)| object.uid()).filter(|uid| uid != member).collect()
+            state
+                .members
+                .iter()
+                .filter_map(|(_, object)| object.uid())
+                .filter(|uid| uid != member)
+                .collect()
         });
         Arc::new(uids)
     }
@@ -110,7 +139,11 @@ impl Member {
         memory: &mut Memory,
         bells: &Bells,
     ) -> bool {
-        let settings = settings(&self.common, terms, wish.member.as_deref().unwrap_or_default());
+        let settings = settings(
+            &self.common,
+            terms,
+            wish.member.as_deref().unwrap_or_default(),
+        );
         let objects = member_objects(delivery, &settings);
         let ids: BTreeSet<ObjectId> = objects.iter().map(ObjectId::from).collect();
         let mut asked = wish.asked.filter(|_| !memory.timed);
@@ -144,14 +177,26 @@ impl Member {
     }
 
     fn told(&self, round: &Round, delivery: &Delivery, complete: bool, hindrances: Vec<Obstacle>) {
-        let generation = round.generations.iter().find(|(id, _)| id.kind.kind == "MeshAgent").map(|(_, generation)| *generation);
+        let generation = round
+            .generations
+            .iter()
+            .find(|(id, _)| id.kind.kind == "MeshAgent")
+            .map(|(_, generation)| *generation);
         self.report(|seen| {
             seen.hindrances = hindrances;
             seen.withdrawn = false;
             if let (true, Some(generation)) = (complete, generation) {
-                let since = seen.delivered.as_ref().filter(|d| d.generation == generation).map(|d| d.since);
+                let since = seen
+                    .delivered
+                    .as_ref()
+                    .filter(|d| d.generation == generation)
+                    .map(|d| d.since);
                 let since = since.unwrap_or_else(Timestamp::now);
-                seen.delivered = Some(Delivered { delivery: delivery.clone(), generation, since });
+                seen.delivered = Some(Delivered {
+                    delivery: delivery.clone(),
+                    generation,
+                    since,
+                });
             }
         });
     }
@@ -171,13 +216,14 @@ impl Member {
                 }
                 Ok(remains) => {
                     let going = remains.going.filter(|_| Instant::now() >= slow);
-                    let told = going.map(|id| Obstacle::new("BeingDeleted", format!("{id} is being deleted")));
+                    let told = going
+                        .map(|id| Obstacle::new("BeingDeleted", format!("{id} is being deleted")));
                     self.report(|seen| seen.hindrances = told.into_iter().collect());
                     tokio::time::sleep(PASS).await;
                 }
                 Err(error) => {
                     let why = error.obstacle();
-                    tracing::warn!(member = %self.key, error = &error as &dyn std::error::Error, "Failed to leave");
+                    tracing::warn!(member = %self.key, why = crate::call::chain(&error), "Failed to leave");
                     self.report(|seen| seen.hindrances = vec![why]);
                     return Some(false);
                 }
@@ -188,7 +234,9 @@ impl Member {
 
 /// Returns when something else is to be done.
 async fn other_work(wish: &mut watch::Receiver<Wish>, before: &Wish) {
-    let same = |now: &Wish| now.action == before.action && now.terms == before.terms && now.member == before.member;
+    let same = |now: &Wish| {
+        now.action == before.action && now.terms == before.terms && now.member == before.member
+    };
     loop {
         if !same(&wish.borrow_and_update()) {
             return;

@@ -39,20 +39,27 @@ impl Member {
         let listed = Mutex::new(false);
         let mut wish = self.wish.clone();
         loop {
-            let watching = follow(api.clone(), Filter::named(labels::MESH_AGENT), Patience::SHORT, |seen| {
-                *absent.lock() = matches!(seen, Seen::Interrupted { absent: true, .. });
-                if let Some(One(agent)) = one(seen) {
-                    let generation = |agent: &Option<Arc<MeshAgent>>| agent.as_ref().and_then(|a| a.metadata.generation);
-                    let agent = agent.map(Arc::new);
-                    let mut known = known.lock();
-                    let first = !std::mem::replace(&mut *listed.lock(), true);
-                    if !first && generation(&known) != generation(&agent) {
-                        bells.drift.notify_one();
+            let watching = follow(
+                api.clone(),
+                Filter::named(labels::MESH_AGENT),
+                Patience::SHORT,
+                |seen| {
+                    *absent.lock() = matches!(seen, Seen::Interrupted { absent: true, .. });
+                    if let Some(One(agent)) = one(seen) {
+                        let generation = |agent: &Option<Arc<MeshAgent>>| {
+                            agent.as_ref().and_then(|a| a.metadata.generation)
+                        };
+                        let agent = agent.map(Arc::new);
+                        let mut known = known.lock();
+                        let first = !std::mem::replace(&mut *listed.lock(), true);
+                        if !first && generation(&known) != generation(&agent) {
+                            bells.drift.notify_one();
+                        }
+                        *known = agent;
+                        self.told_by(known.as_deref());
                     }
-                    *known = agent;
-                    self.told_by(known.as_deref());
-                }
-            });
+                },
+            );
             tokio::select! {
                 () = watching => return,
                 // The kind may be there now.
@@ -70,9 +77,11 @@ impl Member {
         let terms = self.wish.borrow().terms.clone();
         let now = Timestamp::now();
         let anchors: Vec<Anchor> = match (agent.and_then(|agent| agent.status.as_ref()), &terms) {
-            (Some(status), Some(terms)) => {
-                status.intermediates.iter().filter_map(|shown| self.recognised(shown, terms, now)).collect()
-            }
+            (Some(status), Some(terms)) => status
+                .intermediates
+                .iter()
+                .filter_map(|shown| self.recognised(shown, terms, now))
+                .collect(),
             (_, _) => Vec::new(),
         };
         let facts = agent.map(read::agent);
@@ -86,9 +95,17 @@ impl Member {
     }
 
     fn recognised(&self, shown: &Intermediate, terms: &Terms, now: Timestamp) -> Option<Anchor> {
-        let subject =
-            IntermediateSubject { mesh: terms.mesh.clone(), cluster: terms.cluster.clone(), generation: shown.generation };
-        match recognise_intermediate(&shown.certificate, &terms.root.facts.certificate, &subject, now) {
+        let subject = IntermediateSubject {
+            mesh: terms.mesh.clone(),
+            cluster: terms.cluster.clone(),
+            generation: shown.generation,
+        };
+        match recognise_intermediate(
+            &shown.certificate,
+            &terms.root.facts.certificate,
+            &subject,
+            now,
+        ) {
             Ok(facts) => Some(Anchor {
                 generation: shown.generation,
                 certificate: shown.certificate.clone(),
@@ -96,7 +113,7 @@ impl Member {
                 not_after: facts.not_after,
             }),
             Err(error) => {
-                tracing::warn!(member = %self.key, error = &error as &dyn std::error::Error, "Does not recognise an intermediate");
+                tracing::warn!(member = %self.key, why = crate::call::chain(&error), "Does not recognise an intermediate");
                 None
             }
         }
@@ -105,32 +122,42 @@ impl Member {
     /// Follows the gateway's Service.
     pub(super) async fn watch_gateway(&self, client: &Client, bells: &Bells) {
         let api: Api<DeserializeGuard<Service>> = Api::namespaced(client.clone(), NAMESPACE);
-        follow(api, Filter::named(labels::GATEWAY_NAME), Patience::SHORT, |seen| {
-            let first = matches!(seen, Seen::All { .. });
-            if let Some(One(service)) = one(seen) {
-                if !first {
-                    bells.drift.notify_one();
+        follow(
+            api,
+            Filter::named(labels::GATEWAY_NAME),
+            Patience::SHORT,
+            |seen| {
+                let first = matches!(seen, Seen::All { .. });
+                if let Some(One(service)) = one(seen) {
+                    if !first {
+                        bells.drift.notify_one();
+                    }
+                    // A Service that is gone will be made again; what was known holds until then.
+                    if let Some(service) = service {
+                        let gateway = read::gateway(&service);
+                        self.report(|seen| seen.gateway = Some(gateway));
+                    }
                 }
-                // A Service that is gone will be made again; what was known holds until then.
-                if let Some(service) = service {
-                    let gateway = read::gateway(&service);
-                    self.report(|seen| seen.gateway = Some(gateway));
-                }
-            }
-        })
+            },
+        )
         .await;
     }
 
     /// Follows requests for our signature and answers them, while this replica leads and the member has its place.
     pub(super) async fn answer_requests(&self, client: &Client) {
         let api: Api<DeserializeGuard<CertificateSigningRequest>> = Api::all(client.clone());
-        let filter = Filter { fields: Some(format!("spec.signerName={}", labels::SIGNER)), labels: None };
+        let filter = Filter {
+            fields: Some(format!("spec.signerName={}", labels::SIGNER)),
+            labels: None,
+        };
         let open: Mutex<BTreeMap<Key, CertificateSigningRequest>> = Mutex::default();
         let asked = Notify::new();
         let watching = follow(api, filter, Patience::SHORT, |seen| {
             let mut open = open.lock();
             match seen {
-                Seen::All { objects, .. } => *open = objects.into_iter().map(|o| (Key::of(&o), o)).collect(),
+                Seen::All { objects, .. } => {
+                    *open = objects.into_iter().map(|o| (Key::of(&o), o)).collect();
+                }
                 Seen::Applied(object) => {
                     open.insert(Key::of(&object), object);
                 }
@@ -147,7 +174,11 @@ impl Member {
             loop {
                 let failed = self.answer_all(client, &open).await;
                 let again = async {
-                    if failed { tokio::time::sleep(AGAIN).await } else { std::future::pending().await }
+                    if failed {
+                        tokio::time::sleep(AGAIN).await;
+                    } else {
+                        std::future::pending::<()>().await;
+                    }
                 };
                 tokio::select! {
                     () = asked.notified() => {}
@@ -164,9 +195,15 @@ impl Member {
     }
 
     /// Answers what waits; says whether something is to be tried again.
-    async fn answer_all(&self, client: &Client, open: &Mutex<BTreeMap<Key, CertificateSigningRequest>>) -> bool {
+    async fn answer_all(
+        &self,
+        client: &Client,
+        open: &Mutex<BTreeMap<Key, CertificateSigningRequest>>,
+    ) -> bool {
         let wish = self.wish.borrow().clone();
-        let (Action::Deliver(delivery), Some(terms), Some(member)) = (&wish.action, &wish.terms, &wish.member) else {
+        let (Action::Deliver(delivery), Some(terms), Some(member)) =
+            (&wish.action, &wish.terms, &wish.member)
+        else {
             return false;
         };
         let gate = self.common.gate();
@@ -188,7 +225,7 @@ impl Member {
                 Err(error) => {
                     failed = true;
                     self.common.metrics.judged(Judged::Failed);
-                    tracing::warn!(member = %self.key, error = &error as &dyn std::error::Error, "Failed to answer a request");
+                    tracing::warn!(member = %self.key, why = crate::call::chain(&error), "Failed to answer a request");
                 }
             }
         }
@@ -202,7 +239,9 @@ struct One<K>(Option<K>);
 /// What a watch of one object says about it, if anything.
 fn one<K>(seen: Seen<K>) -> Option<One<K>> {
     match seen {
-        Seen::All { objects, refused } => refused.is_empty().then(|| One(objects.into_iter().next())),
+        Seen::All { objects, refused } => {
+            refused.is_empty().then(|| One(objects.into_iter().next()))
+        }
         Seen::Applied(object) => Some(One(Some(object))),
         Seen::Deleted(_) => Some(One(None)),
         Seen::Refused(_) | Seen::Interrupted { .. } => None,
@@ -211,7 +250,13 @@ fn one<K>(seen: Seen<K>) -> Option<One<K>> {
 
 /// Returns when what is signed and recognised with is another, or something else is to be done.
 async fn terms_changed(wish: &mut tokio::sync::watch::Receiver<crate::controller::look::Wish>) {
-    let key = |wish: &crate::controller::look::Wish| (wish.terms.clone(), wish.member.clone(), matches!(wish.action, Action::Deliver(_)));
+    let key = |wish: &crate::controller::look::Wish| {
+        (
+            wish.terms.clone(),
+            wish.member.clone(),
+            matches!(wish.action, Action::Deliver(_)),
+        )
+    };
     let before = key(&wish.borrow_and_update());
     loop {
         if wish.changed().await.is_err() {

@@ -20,16 +20,34 @@ fn conditions(said: &[(&str, &str, &str)]) -> Vec<Condition> {
 
 fn news(before: &[(&str, &str, &str)], after: &[(&str, &str, &str)]) -> Vec<String> {
     let (before, after) = (conditions(before), conditions(after));
-    changes(&before, &after).iter().map(|c| format!("{} {}", c.type_, c.reason)).collect()
+    changes(&before, &after)
+        .iter()
+        .map(|c| format!("{} {}", c.type_, c.reason))
+        .collect()
 }
 
 #[test]
 fn an_event_is_news_and_what_follows_from_it_is_none() {
-    let well = [("Reachable", "True", "Answers"), ("Enrolled", "True", "Delivered"), ("Ready", "True", "Ready")];
-    let lost = [("Reachable", "False", "Timeout"), ("Enrolled", "False", "Delivering"), ("Ready", "False", "Reachable")];
-    let refused = [("Reachable", "False", "ConnectionRefused"), ("Enrolled", "False", "Delivering"), ("Ready", "False", "Reachable")];
+    let well = [
+        ("Reachable", "True", "Answers"),
+        ("Enrolled", "True", "Delivered"),
+        ("Ready", "True", "Ready"),
+    ];
+    let lost = [
+        ("Reachable", "False", "Timeout"),
+        ("Enrolled", "False", "Delivering"),
+        ("Ready", "False", "Reachable"),
+    ];
+    let refused = [
+        ("Reachable", "False", "ConnectionRefused"),
+        ("Enrolled", "False", "Delivering"),
+        ("Ready", "False", "Reachable"),
+    ];
     assert_eq!(news(&well, &lost), ["Reachable Timeout"]);
     assert_eq!(news(&lost, &lost), Vec::<String>::new());
     assert_eq!(news(&lost, &refused), ["Reachable ConnectionRefused"]);
-    assert_eq!(news(&lost, &well), ["Reachable Answers", "Enrolled Delivered", "Ready Ready"]);
+    assert_eq!(
+        news(&lost, &well),
+        ["Reachable Answers", "Enrolled Delivered", "Ready Ready"]
+    );
 }

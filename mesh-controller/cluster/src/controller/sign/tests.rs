@@ -20,7 +20,10 @@ fn terms() -> Terms {
         cluster: "child1".parse().unwrap(),
         root: Root {
             authority: Arc::new(authority),
-            facts: RootFacts { generation: 1, certificate: material.cert_pem },
+            facts: RootFacts {
+                generation: 1,
+                certificate: material.cert_pem,
+            },
             status: RootStatus::default(),
         },
         replicas: 2,
@@ -32,7 +35,10 @@ fn terms() -> Terms {
 fn request() -> CertificateSigningRequest {
     let pem = PrivateKey::generate().unwrap().csr_pem().unwrap();
     CertificateSigningRequest {
-        metadata: ObjectMeta { name: Some("r".to_owned()), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some("r".to_owned()),
+            ..ObjectMeta::default()
+        },
         spec: CertificateSigningRequestSpec {
             request: ByteString(pem.into_bytes()),
             signer_name: labels::SIGNER.to_owned(),
@@ -47,18 +53,27 @@ fn request() -> CertificateSigningRequest {
 fn denial(request: &CertificateSigningRequest) -> &'static str {
     match judge(request, &terms(), 1, Timestamp::now()) {
         Verdict::Deny { reason, .. } => reason,
-        other => panic!("{other:?}"),
+        other @ (Verdict::Leave | Verdict::Sign { .. } | Verdict::Wait(_)) => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn signs_what_the_agent_of_the_member_asks_for() {
     let (terms, now) = (terms(), Timestamp::now());
-    let Verdict::Sign { chain } = judge(&request(), &terms, 3, now) else { panic!("not signed") };
-    let subject = IntermediateSubject { mesh: terms.mesh.clone(), cluster: terms.cluster.clone(), generation: 3 };
+    let Verdict::Sign { chain } = judge(&request(), &terms, 3, now) else {
+        panic!("not signed")
+    };
+    let subject = IntermediateSubject {
+        mesh: terms.mesh.clone(),
+        cluster: terms.cluster.clone(),
+        generation: 3,
+    };
     recognise_intermediate(&chain, &terms.root.facts.certificate, &subject, now).unwrap();
     let end = facts(&chain).unwrap()[0].not_after;
-    assert!(end.duration_since(now) <= SignedDuration::from_secs(3600), "{end}");
+    assert!(
+        end.duration_since(now) <= SignedDuration::from_secs(3600),
+        "{end}"
+    );
 }
 
 #[test]
@@ -67,8 +82,13 @@ fn grants_a_shorter_life_and_never_a_longer_one() {
         let mut request = request();
         request.spec.expiration_seconds = Some(asked);
         let now = Timestamp::now();
-        let Verdict::Sign { chain } = judge(&request, &terms(), 1, now) else { panic!("not signed") };
-        let life = facts(&chain).unwrap()[0].not_after.duration_since(now).as_secs();
+        let Verdict::Sign { chain } = judge(&request, &terms(), 1, now) else {
+            panic!("not signed")
+        };
+        let life = facts(&chain).unwrap()[0]
+            .not_after
+            .duration_since(now)
+            .as_secs();
         assert!(life <= most && life > most - 60, "{life}");
     }
 }
@@ -91,11 +111,23 @@ fn leaves_what_is_not_ours_or_has_its_answer() {
     let mut foreign = request();
     foreign.spec.signer_name = "kubernetes.io/kubelet-serving".to_owned();
     let mut issued = request();
-    issued.status = Some(CertificateSigningRequestStatus { certificate: Some(ByteString(vec![1])), conditions: None });
+    issued.status = Some(CertificateSigningRequestStatus {
+        certificate: Some(ByteString(vec![1])),
+        conditions: None,
+    });
     let mut denied = request();
-    let condition = CertificateSigningRequestCondition { type_: "Denied".to_owned(), ..Default::default() };
-    denied.status = Some(CertificateSigningRequestStatus { certificate: None, conditions: Some(vec![condition]) });
+    let condition = CertificateSigningRequestCondition {
+        type_: "Denied".to_owned(),
+        ..Default::default()
+    };
+    denied.status = Some(CertificateSigningRequestStatus {
+        certificate: None,
+        conditions: Some(vec![condition]),
+    });
     for request in [foreign, issued, denied] {
-        assert_eq!(judge(&request, &terms(), 1, Timestamp::now()), Verdict::Leave);
+        assert_eq!(
+            judge(&request, &terms(), 1, Timestamp::now()),
+            Verdict::Leave
+        );
     }
 }
