@@ -4,6 +4,9 @@ mod service;
 mod session;
 mod store;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};

@@ -13,6 +13,7 @@
 
 mod backend;
 mod client;
+mod direct;
 mod failures;
 mod lab;
 mod protocol;
