@@ -245,6 +245,10 @@ impl Proxy {
         self.envoy = Some(child);
     }
 
+    pub async fn kill_envoy(&mut self) {
+        self.envoy.take().unwrap().kill().await.unwrap();
+    }
+
     /// Puts what the spec says into the store.
     pub fn set(&self) -> u64 {
         let built = build(&self.spec, &self.secrets);

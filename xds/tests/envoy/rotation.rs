@@ -171,3 +171,105 @@ async fn a_removed_caller_is_cut_off_within_the_drain_time_and_nobody_else() {
     let answer = get(other.spec.intake, HOST, "/vm/insert/x").await;
     assert_eq!(answer.status, 200, "{answer:?}");
 }
+
+/// A small generator: the same changes in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_changes_on_both_sides_lose_no_request() {
+    let echo = Echo::start().await;
+    let mut pair = Pair::up(echo.at).await;
+    let load = Load::on(&pair.child);
+    let mut dice = Dice(7);
+    let own = pair.child.spec.consume[0].clone();
+    for n in ["r2", "r3"] {
+        let anchors = &mut pair.child.secrets.anchors;
+        anchors.insert(n.to_owned(), pair.region_ca.anchor.clone());
+    }
+    for n in ["c2", "c3"] {
+        let anchors = &mut pair.region.secrets.anchors;
+        anchors.insert(n.to_owned(), pair.child_ca.anchor.clone());
+    }
+    for _ in 0..100 {
+        match dice.roll(6) {
+            0 => pair.child.secrets.default = Some(pair.child_ca.leaf()),
+            1 => pair.region.secrets.default = Some(pair.region_ca.leaf()),
+            2 => {
+                // Other regions come, go and change.
+                pair.child.spec.consume.truncate(1);
+                for name in ["r2", "r3"] {
+                    if dice.roll(2) == 0 {
+                        let mut other = own.clone();
+                        other.region = name.to_owned();
+                        other.hosts = vec![format!("{name}-vmauth")];
+                        other.sni = format!("x{}.{name}", dice.roll(3));
+                        pair.child.spec.consume.push(other);
+                    }
+                }
+            }
+            3 => {
+                // Other callers come, go and change.
+                pair.region.spec.serve.truncate(1);
+                for name in ["c2", "c3"] {
+                    if dice.roll(2) == 0 {
+                        let mut other = serve(name, echo.at);
+                        other.epoch = dice.roll(3);
+                        pair.region.spec.serve.push(other);
+                    }
+                }
+            }
+            4 => {
+                // The same gateway, once or twice in the list.
+                let at = own.endpoints[0];
+                let times = usize::try_from(dice.roll(2) + 1).unwrap();
+                pair.child.spec.consume[0].endpoints = vec![at; times];
+            }
+            _ => {
+                // A name of our own region more or less.
+                pair.child.spec.consume[0].hosts.truncate(4);
+                if dice.roll(2) == 0 {
+                    pair.child.spec.consume[0]
+                        .hosts
+                        .push("another-name".to_owned());
+                }
+            }
+        }
+        pair.child.set();
+        pair.region.set();
+        // Often the next change comes before this one is taken.
+        sleep(Duration::from_millis(dice.roll(40))).await;
+    }
+    let start = Instant::now();
+    tokio::join!(pair.child.apply(), pair.region.apply());
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    let (passed, _) = load.end().await;
+    assert!(passed > 100, "{passed} requests");
+}
+
+#[tokio::test]
+async fn an_envoy_that_dies_comes_back_with_everything() {
+    let echo = Echo::start().await;
+    let mut pair = Pair::up(echo.at).await;
+    let generation = pair.child.status().acked;
+    pair.child.kill_envoy().await;
+    pair.child.until("it is gone", |s| !s.connected).await;
+    pair.child.start_envoy();
+    pair.child
+        .until("it is back", |s| s.connected && s.acked == generation)
+        .await;
+    assert_eq!(pair.child.ask(HOST, "/vm/insert/x").await.status, 200);
+}
