@@ -5,7 +5,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
     time::Duration,
 };
 
@@ -44,22 +43,23 @@ fn addresses(pods: &BTreeMap<String, PodSeen>) -> BTreeSet<IpAddr> {
     }
 }
 
-/// The Services of the regions it calls, as far as they are ours; `None`: which are ours cannot be known.
+/// The slices of the regions it calls, for Services that are ours.
 fn wanted(
     intent: &Intent,
     pods: &BTreeMap<String, PodSeen>,
-    services: Option<&BTreeMap<String, ServiceSeen>>,
+    services: &BTreeMap<String, ServiceSeen>,
 ) -> BTreeMap<String, Slice> {
     let addresses = addresses(pods);
     let mut slices = BTreeMap::new();
     for consume in &intent.spec.consume {
         // A Service of somebody else may have that name: its endpoints are not ours to add to.
-        let families = match services.map(|known| known.get(&consume.service)) {
-            Some(None) => continue,
-            Some(Some(service)) if service.selects => continue,
-            Some(Some(service)) => service.families.clone(),
-            None => BTreeSet::new(),
+        let Some(service) = services
+            .get(&consume.service)
+            .filter(|service| !service.selects)
+        else {
+            continue;
         };
+        let families = &service.families;
         for v6 in [false, true] {
             let of_family: BTreeSet<IpAddr> = addresses
                 .iter()
@@ -148,15 +148,12 @@ impl Names {
         let pods = self.pods.borrow_and_update().clone();
         let services: Seen<ServiceSeen> = self.services.borrow_and_update().clone();
         let slices = self.slices.borrow_and_update().clone();
-        let (Some(intent), Some(pods), Some(slices)) = (intent, pods, slices) else {
+        let (Some(intent), Some(pods), Some(services), Some(slices)) =
+            (intent, pods, services, slices)
+        else {
             return Ok(());
         };
-        let services: Option<Arc<_>> = match services {
-            Some(services) => Some(services),
-            None if self.cluster.may_read_services().await? => return Ok(()),
-            None => None,
-        };
-        for act in acts(&wanted(&intent, &pods, services.as_deref()), &slices) {
+        for act in acts(&wanted(&intent, &pods, &services), &slices) {
             match act {
                 Act::Apply(name, slice) => {
                     tracing::info!(name, addresses = ?slice.addresses, "applying an endpoint slice");

@@ -40,7 +40,7 @@ fn lists_pods_that_are_ready_one_slice_a_family() {
         ("b", pod(&["10.1.0.2"], false, false)),
         ("c", pod(&["10.1.0.3"], true, false)),
     ]);
-    let slices = wanted(&intent, &pods, Some(&ours(false)));
+    let slices = wanted(&intent, &pods, &ours(false));
     assert_eq!(
         slices.keys().collect::<Vec<_>>(),
         ["region1-vmauth-mesh-v4", "region1-vmauth-mesh-v6"]
@@ -64,7 +64,7 @@ fn when_no_pod_is_ready_those_that_stay_are_listed() {
         ("a", pod(&["10.1.0.1"], false, false)),
         ("b", pod(&["10.1.0.2"], false, true)),
     ]);
-    assert_eq!(ips(&wanted(&intent, &pods, None)), ["10.1.0.1"]);
+    assert_eq!(ips(&wanted(&intent, &pods, &ours(false))), ["10.1.0.1"]);
 }
 
 #[test]
@@ -72,11 +72,11 @@ fn services_of_others_are_left_alone() {
     let intent = Mesh::new().intent();
     let pods = pods(&[("a", pod(&["10.1.0.1"], true, false))]);
     assert!(
-        wanted(&intent, &pods, Some(&BTreeMap::new())).is_empty(),
+        wanted(&intent, &pods, &BTreeMap::new()).is_empty(),
         "not ours"
     );
     assert!(
-        wanted(&intent, &pods, Some(&ours(true))).is_empty(),
+        wanted(&intent, &pods, &ours(true)).is_empty(),
         "has a selector"
     );
 }
@@ -86,8 +86,8 @@ fn what_is_no_longer_called_is_deleted_and_what_differs_is_applied() {
     let mut intent = Mesh::new().intent();
     let first = pods(&[("a", pod(&["10.1.0.1"], true, false))]);
     let second = pods(&[("a", pod(&["10.1.0.9"], true, false))]);
-    let there = wanted(&intent, &first, Some(&ours(false)));
-    let changed = wanted(&intent, &second, Some(&ours(false)));
+    let there = wanted(&intent, &first, &ours(false));
+    let changed = wanted(&intent, &second, &ours(false));
     let name = "region1-vmauth-mesh-v4".to_owned();
     assert_eq!(
         acts(&changed, &there),
@@ -95,7 +95,7 @@ fn what_is_no_longer_called_is_deleted_and_what_differs_is_applied() {
     );
     intent.spec.consume.clear();
     assert_eq!(
-        acts(&wanted(&intent, &second, Some(&ours(false))), &there),
+        acts(&wanted(&intent, &second, &ours(false)), &there),
         [Act::Delete(name)]
     );
 }

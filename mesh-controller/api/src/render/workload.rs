@@ -34,6 +34,8 @@ pub(super) fn roles(make: &Make<'_>) -> Vec<Rendered> {
         { "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"] },
     ]);
     let names = json!([
+        // Endpoints are written only for Services that are ours.
+        { "apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"] },
         { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch", "create", "patch", "update", "delete"] },
     ]);
     let name = labels::AGENT_NAME;
@@ -161,7 +163,7 @@ fn agent(settings: &MemberSettings) -> Value {
         "args": ["agent"],
         "env": [
             from_pod("POD_NAME", "metadata.name"),
-            { "name": "MESH_LOG", "value": settings.log },
+            { "name": "RUST_LOG", "value": settings.log },
         ],
         "ports": [{ "name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP" }],
         "readinessProbe": { "httpGet": { "path": "/readyz", "port": ADMIN_PORT, "scheme": "HTTP" }, "periodSeconds": 1, "failureThreshold": 2 },

@@ -10,7 +10,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use mesh_api::{
     GROUP, NAMESPACE, TELEMETRY_NAMESPACE,
     agent::{Obstacle, Replica},
@@ -241,23 +241,6 @@ impl OwnCluster {
         let (params, patch) = apply_as(manager, &object);
         let patching = agents.patch_status(labels::MESH_AGENT, &params, &patch);
         call("apply", AGENT_STATUS, patching).await.map(drop)
-    }
-
-    /// Whether telemetry Services may be read. An older controller gave no such right.
-    pub async fn may_read_services(&self) -> Result<bool, AgentIoError> {
-        let services = self.services();
-        let params = ListParams::default().limit(1);
-        match call(
-            "list",
-            format!("Services in {TELEMETRY_NAMESPACE}"),
-            services.list_metadata(&params),
-        )
-        .await
-        {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_forbidden() => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     /// Whether a pod of the agent exists, asked of the API server itself.
