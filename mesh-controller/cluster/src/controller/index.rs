@@ -30,6 +30,8 @@ pub(crate) struct Store<K> {
     objects: BTreeMap<Key, Arc<K>>,
     /// The watch has listed them at least once.
     listed: bool,
+    /// There is no such kind.
+    absent: bool,
 }
 
 impl<K> Default for Store<K> {
@@ -37,6 +39,7 @@ impl<K> Default for Store<K> {
         Self {
             objects: BTreeMap::new(),
             listed: false,
+            absent: false,
         }
     }
 }
@@ -55,6 +58,11 @@ impl<K: Resource> Store<K> {
         self.listed
     }
 
+    /// There is nothing to wait for: it was listed, or the kind does not exist. Says nothing about what is gone.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.listed || self.absent
+    }
+
     /// Takes in what a watch saw, or what a write returned; says whether anything changed.
     pub(crate) fn see(&mut self, seen: Seen<K>) -> bool {
         match seen {
@@ -70,13 +78,19 @@ impl<K: Resource> Store<K> {
                 self.objects.retain(|key, _| kept.contains(key));
                 let mut changed = !self.listed || self.objects.len() != before;
                 self.listed = true;
+                self.absent = false;
                 for object in objects {
                     changed |= self.put(object);
                 }
                 changed
             }
             // What was known of it still holds.
-            Seen::Refused(_) | Seen::Interrupted { .. } => false,
+            Seen::Refused(_) => false,
+            Seen::Interrupted { absent, .. } => {
+                let changed = absent != self.absent && !self.listed;
+                self.absent = absent;
+                changed
+            }
         }
     }
 

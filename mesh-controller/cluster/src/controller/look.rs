@@ -31,6 +31,8 @@ use crate::{
 pub(crate) const MANAGEMENT: &str = "Management";
 /// Kind of k0rdent's lifecycle objects.
 pub(crate) const DEPLOYMENT: &str = "ClusterDeployment";
+/// Reason while a member's lifecycle object is gone, and the member not dismissed yet or without a way to it.
+pub(crate) const SOURCE_GONE: &str = "SourceGone";
 /// On a `MeshMember`: the Secret its kubeconfig was last taken from, `namespace/name`, for the time when its source is gone.
 pub(crate) const KUBECONFIG: &str = "mesh.kof.k0rdent.mirantis.com/kubeconfig";
 

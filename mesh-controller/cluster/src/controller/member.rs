@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     ControllerSettings,
     index::{Index, Observed},
-    look::{Door, Wish},
+    look::{Door, SOURCE_GONE, Wish},
 };
 use crate::{
     apply::Gate,
@@ -262,7 +262,9 @@ impl Member {
                 Door::Management => {}
                 Door::Unneeded => return,
                 Door::Closed(why) => {
-                    if !is_gone(why) || !self.is_leaving() {
+                    // One whose source is gone is about to leave.
+                    let leaves = why.reason == SOURCE_GONE || (is_gone(why) && self.is_leaving());
+                    if !leaves {
                         return;
                     }
                 }
@@ -300,7 +302,7 @@ async fn moved(wish: &mut watch::Receiver<Wish>, door: &Door) {
 fn is_gone(why: &Obstacle) -> bool {
     matches!(
         why.reason.as_str(),
-        "SourceGone" | "KubeconfigMissing" | "TemplateMissing" | "CredentialMissing"
+        SOURCE_GONE | "KubeconfigMissing" | "TemplateMissing" | "CredentialMissing"
     )
 }
 

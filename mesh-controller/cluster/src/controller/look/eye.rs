@@ -17,7 +17,10 @@ use mesh_core::{
     plan::{Action, MemberPlan},
 };
 
-use super::{Asked, Constants, DEPLOYMENT, Door, KUBECONFIG, MANAGEMENT, Terms, Wish, member_key};
+use super::{
+    Asked, Constants, DEPLOYMENT, Door, KUBECONFIG, MANAGEMENT, SOURCE_GONE, Terms, Wish,
+    member_key,
+};
 use crate::{
     controller::index::{Observed, State},
     vault::ROOT_PENDING,
@@ -145,7 +148,7 @@ impl Eye<'_> {
         let remembered = object.status.as_ref().map(read::remembered);
         let (anchors, gateway, uid) = remembered.unwrap_or_default();
         let observed = self.state.observed.get(key).cloned().unwrap_or_default();
-        let life = self.life(object);
+        let life = self.life(object, &observed);
         let mut claim = match asked.filter(|_| life == Life::Active) {
             Some(asked) => asked.membership.claim.clone(),
             None => read::claim(
@@ -188,7 +191,7 @@ impl Eye<'_> {
         (mesh, facts)
     }
 
-    fn life(&self, object: &MeshMember) -> Life {
+    fn life(&self, object: &MeshMember, observed: &Observed) -> Life {
         let Some(since) = &object.metadata.deletion_timestamp else {
             return Life::Active;
         };
@@ -199,7 +202,8 @@ impl Eye<'_> {
         Life::Leaving {
             since: since.0,
             forced,
-            gone: self.gone(object),
+            // As long as it answers, there is something to clean.
+            gone: !matches!(observed.reach, Reach::Answers { .. }) && self.gone(object),
         }
     }
 
@@ -301,34 +305,39 @@ impl Eye<'_> {
             return Door::Management;
         }
         let leaving = object.metadata.deletion_timestamp.is_some();
+        if asked.is_some_and(|asked| asked.membership.claim.is_err()) && !leaving {
+            return Door::Unneeded;
+        }
+        if !self.state.secrets.is_warm() {
+            return Door::Unneeded;
+        }
         let source = &object.spec.source;
-        let deployment = self
-            .state
-            .deployments
-            .get(&Key::new(&source.namespace, &source.name));
-        let deployment =
-            deployment.filter(|deployment| deployment.uid().as_deref() == Some(&source.uid));
-        let reference = match deployment {
-            Some(deployment) => {
-                if asked.is_some_and(|asked| asked.membership.claim.is_err()) && !leaving {
-                    return Door::Unneeded;
+        let key = Key::new(&source.namespace, &source.name);
+        let deployment = self.state.deployments.get(&key);
+        let deployment = deployment.filter(|found| found.uid().as_deref() == Some(&source.uid));
+        let mesh = asked.map_or(object.spec.mesh.as_str(), |a| a.membership.mesh.as_str());
+        let last = self
+            .last_kubeconfig(object)
+            .map(|last| self.opened(Ok(last)));
+        match deployment {
+            Some(deployment) => match self.kubeconfig(deployment, mesh) {
+                Err(_) if !self.sees_references() => last.unwrap_or(Door::Unneeded),
+                reference => self.opened(reference),
+            },
+            None if !self.state.deployments.is_settled() => last.unwrap_or(Door::Unneeded),
+            None => match last {
+                Some(door @ Door::Secret { .. }) => door,
+                Some(_) | None => {
+                    let why = format!("{} {key} is gone", source.kind);
+                    Door::Closed(Obstacle::new(SOURCE_GONE, why))
                 }
-                let mesh = asked.map_or(object.spec.mesh.as_str(), |asked| {
-                    asked.membership.mesh.as_str()
-                });
-                self.kubeconfig(deployment, mesh)
-            }
-            None => self.last_kubeconfig(object).ok_or_else(|| {
-                Obstacle::new(
-                    "SourceGone",
-                    format!(
-                        "{} {}/{} is gone",
-                        source.kind, source.namespace, source.name
-                    ),
-                )
-            }),
-        };
-        self.opened(reference)
+            },
+        }
+    }
+
+    /// What a lifecycle object refers to was listed, or is of a kind that does not exist.
+    fn sees_references(&self) -> bool {
+        self.state.templates.is_settled() && self.state.credentials.is_settled()
     }
 
     fn opened(&self, reference: Result<SecretRef, Obstacle>) -> Door {

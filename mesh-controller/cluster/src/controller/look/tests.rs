@@ -286,6 +286,81 @@ fn a_lost_one_waits_unless_nothing_ever_was_there_or_its_cluster_is_gone() {
 }
 
 #[test]
+fn a_cluster_that_answers_is_cleaned_even_if_its_source_and_kubeconfig_are_gone() {
+    let mut state = state();
+    stand(&mut state, |object| {
+        leaving(object);
+        with_status(object);
+    });
+    let reach = Reach::Answers {
+        cluster_uid: "cluster".to_owned(),
+    };
+    state.observed.insert(
+        key(),
+        Observed {
+            reach,
+            ..Observed::default()
+        },
+    );
+    state.deployments.see(Seen::All {
+        objects: Vec::new(),
+        refused: Vec::new(),
+    });
+    state.secrets.see(Seen::All {
+        objects: Vec::new(),
+        refused: Vec::new(),
+    });
+    assert!(work(&state).is_none());
+    let wish = look(&state, &constants(), now())
+        .wishes
+        .remove(&key())
+        .unwrap();
+    assert_eq!(wish.action, Action::Withdraw);
+    // The session that answers is kept by this reason.
+    assert!(
+        matches!(&wish.door, Door::Closed(why) if why.reason == SOURCE_GONE),
+        "{:?}",
+        wish.door
+    );
+}
+
+#[test]
+fn no_door_is_called_closed_before_everything_was_seen() {
+    let mut state = state();
+    stand(&mut state, |object| {
+        object.metadata.annotations = None;
+    });
+    for cold in [0, 1, 2] {
+        let mut state = self::state();
+        stand(&mut state, |object| {
+            object.metadata.annotations = None;
+        });
+        match cold {
+            0 => state.secrets = Store::default(),
+            1 => state.templates = Store::default(),
+            _ => state.deployments = Store::default(),
+        }
+        let wish = look(&state, &constants(), now())
+            .wishes
+            .remove(&key())
+            .unwrap();
+        assert_eq!(wish.door, Door::Unneeded, "{cold}");
+    }
+    let why = Obstacle::new("NotFound", "no such kind");
+    state.templates = Store::default();
+    state.templates.see(Seen::Interrupted { absent: true, why });
+    let wish = look(&state, &constants(), now())
+        .wishes
+        .remove(&key())
+        .unwrap();
+    assert!(
+        matches!(&wish.door, Door::Closed(why) if why.reason == "TemplateMissing"),
+        "{:?}",
+        wish.door
+    );
+}
+
+#[test]
 fn a_person_may_force_it() {
     let mut state = state();
     stand(&mut state, |object| {
