@@ -325,13 +325,14 @@ impl Eye<'_> {
                 reference => self.opened(reference),
             },
             None if !self.state.deployments.is_settled() => last.unwrap_or(Door::Unneeded),
-            None => match last {
-                Some(door @ Door::Secret { .. }) => door,
-                Some(_) | None => {
-                    let why = format!("{} {key} is gone", source.kind);
-                    Door::Closed(Obstacle::new(SOURCE_GONE, why))
-                }
-            },
+            None => last
+                .filter(|door| matches!(door, Door::Secret { .. }))
+                .unwrap_or_else(|| {
+                    Door::Closed(Obstacle::new(
+                        SOURCE_GONE,
+                        format!("{} {key} is gone", source.kind),
+                    ))
+                }),
         }
     }
 
