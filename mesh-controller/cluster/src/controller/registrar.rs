@@ -313,6 +313,9 @@ impl Registrar {
     ) {
         let reference = object.object_ref(&());
         for condition in changes(before, after) {
+            if !self.claim.is_current() {
+                return;
+            }
             let event = Event {
                 type_: if condition.status == "True" {
                     EventType::Normal
