@@ -114,6 +114,7 @@ struct Said {
     message: String,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it stands where `wait` stands")]
 fn fine(reason: &'static str, message: impl Into<String>) -> Word {
     Ok(Said {
         reason,

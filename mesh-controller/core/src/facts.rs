@@ -57,7 +57,7 @@ impl Obstacle {
 }
 
 /// Everything known about one mesh.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// The mesh.
     pub mesh: MeshName,
@@ -81,7 +81,7 @@ pub struct RootFacts {
 }
 
 /// What is known about one member.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberFacts {
     /// When its object was made: the elder of two that claim one cluster ID keeps it.
     pub created: Timestamp,
@@ -160,7 +160,7 @@ pub enum Reach {
 }
 
 /// What was applied in a member.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivered {
     /// What.
     pub delivery: Delivery,

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What must be true of each member.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// By member.
     pub members: BTreeMap<MemberKey, MemberPlan>,
@@ -27,7 +27,7 @@ pub struct Plan {
 }
 
 /// What must be true of one member, and what is told about it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberPlan {
     /// What is to be done.
     pub action: Action,
@@ -40,7 +40,7 @@ pub struct MemberPlan {
 }
 
 /// What is to be done in a member.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing may be done there.
     Wait,
@@ -53,7 +53,7 @@ pub enum Action {
 }
 
 /// Everything that must be in a member.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The mesh.
     pub mesh: MeshName,
@@ -182,26 +182,32 @@ fn admit(facts: &Facts) -> Admitted {
                         ),
                     ))
                 }
-                None => match same_cluster(member, &clusters) {
-                    Some(other) => Admission::Refused(Obstacle::new(
-                        "ClusterTaken",
-                        format!(
-                            "the kubeconfig leads to the cluster that MeshMember {other} already enrolled"
-                        ),
-                    )),
-                    None => {
-                        holders.insert(seat.claim.cluster.clone(), key.clone());
-                        if let Reach::Answers { cluster_uid } = &member.reach {
-                            clusters.insert(cluster_uid, key.clone());
-                        }
-                        Admission::Holds(Box::new(seat))
-                    }
-                },
+                None => settle(key, member, seat, &mut holders, &mut clusters),
             },
         };
         admitted.insert(key.clone(), admission);
     }
     admitted
+}
+
+/// Gives a free ID to whoever asks for it, unless its cluster has a seat already.
+fn settle<'a>(
+    key: &MemberKey,
+    member: &'a MemberFacts,
+    seat: Seat,
+    holders: &mut BTreeMap<ClusterName, MemberKey>,
+    clusters: &mut BTreeMap<&'a str, MemberKey>,
+) -> Admission {
+    if let Some(other) = same_cluster(member, clusters) {
+        let message =
+            format!("the kubeconfig leads to the cluster that MeshMember {other} already enrolled");
+        return Admission::Refused(Obstacle::new("ClusterTaken", message));
+    }
+    holders.insert(seat.claim.cluster.clone(), key.clone());
+    if let Reach::Answers { cluster_uid } = &member.reach {
+        clusters.insert(cluster_uid, key.clone());
+    }
+    Admission::Holds(Box::new(seat))
 }
 
 fn same_cluster<'a>(
