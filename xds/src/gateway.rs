@@ -26,6 +26,7 @@ mod bootstrap;
 mod build;
 mod consume;
 pub mod failures;
+mod log;
 mod parts;
 mod secrets;
 mod serve;

@@ -99,6 +99,8 @@ pub fn arguments(bootstrap: &str, drain_seconds: u32, workers: u32) -> Vec<Strin
         &parent,
         "--drain-strategy",
         "immediate",
+        "--file-flush-interval-msec",
+        "1000",
     ]
     .map(ToOwned::to_owned)
     .into()

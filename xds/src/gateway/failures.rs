@@ -37,5 +37,8 @@
 //!   backend resets or refuses: one of these alone does not yet mean that access was withdrawn.
 //! * gRPC: the HTTP status is 200 and `grpc-status` tells (7 for the refused path, 14 for 503);
 //!   the headers are the same.
+//! * Why the region refused is not told to the caller. It is on the standard output of the region's
+//!   Envoy: a line per refused connection (`refused=connection`, with server name, claimed SPIFFE
+//!   ID and reason) and per refused request (`refused=path`).
 //! * An answer never comes when a backend takes a request and stays silent: there is no time limit
 //!   on the path, the caller brings its own.

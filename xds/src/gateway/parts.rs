@@ -156,17 +156,7 @@ pub(super) fn local_reply(
     use access_log_filter::FilterSpecifier;
     let filter = status.map_or(
         FilterSpecifier::NotHealthCheckFilter(NotHealthCheckFilter {}),
-        |code| {
-            FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
-                comparison: Some(ComparisonFilter {
-                    value: Some(RuntimeUInt32 {
-                        default_value: code,
-                        runtime_key: "kof.local_reply.never_set".to_owned(),
-                    }),
-                    ..ComparisonFilter::default()
-                }),
-            })
-        },
+        with_status,
     );
     hcm::ResponseMapper {
         filter: Some(AccessLogFilter {
@@ -175,6 +165,19 @@ pub(super) fn local_reply(
         headers_to_add: headers.into_iter().collect(),
         ..hcm::ResponseMapper::default()
     }
+}
+
+/// Matches one status code.
+pub(super) fn with_status(code: u32) -> access_log_filter::FilterSpecifier {
+    access_log_filter::FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
+        comparison: Some(ComparisonFilter {
+            value: Some(RuntimeUInt32 {
+                default_value: code,
+                runtime_key: "kof.status.never_set".to_owned(),
+            }),
+            ..ComparisonFilter::default()
+        }),
+    })
 }
 
 /// What both listeners share: normal paths, no time limit on a request, no retry, no buffer.

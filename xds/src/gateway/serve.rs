@@ -29,7 +29,8 @@ use super::parts::{
 use super::secrets::{DEFAULT, anchor_name};
 use super::tls::exact;
 use super::{
-    Backend, GatewaySpec, HEADER_DETAIL, HEADER_FLAGS, HEADER_GATEWAY, HEADER_REFUSED, Serve, tls,
+    Backend, GatewaySpec, HEADER_DETAIL, HEADER_FLAGS, HEADER_GATEWAY, HEADER_REFUSED, Serve, log,
+    tls,
 };
 use crate::model::{Kind, Resource};
 
@@ -112,6 +113,7 @@ pub(super) fn listener(spec: &GatewaySpec, callers: &[&Serve]) -> Resource {
         }],
         listener_filters_timeout: seconds(10),
         filter_chains: callers.iter().map(|caller| chain(caller)).collect(),
+        access_log: vec![log::connections()],
         ..Listener::default()
     };
     resource(GATEWAY, &listener, refs)
@@ -148,6 +150,7 @@ fn manager(caller: &Serve) -> HttpConnectionManager {
         ],
         ..LocalReplyConfig::default()
     });
+    manager.access_log = vec![log::requests(&caller.caller)];
     manager.http_filters = vec![
         http_filter("envoy.filters.http.rbac", any(contract(caller))),
         router(),

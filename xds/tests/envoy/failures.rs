@@ -272,3 +272,34 @@ async fn what_fails_behind_the_gateway() {
     let own = pair.child.ask(HOST, "/vm/insert/x?status=503").await;
     Row::gateway(503, "", "").holds(&own);
 }
+
+#[tokio::test]
+async fn the_gateway_writes_down_whom_it_refused_and_why() {
+    let echo = Echo::start().await;
+    let mut pair = Pair::up(echo.at).await;
+    pair.child.ask(HOST, PATH).await;
+    pair.child.ask(HOST, "/vm/select/x?password=secret").await;
+    pair.child.secrets.default = Some(pair.root.member("c1", 7).leaf());
+    pair.child.spec.consume[0].hosts.truncate(1);
+    pair.child.spec.consume[0].sni.push_str(".none");
+    pair.child.apply().await;
+    pair.child.ask("r1-vmauth", PATH).await;
+    pair.child.spec.consume[0].sni = "c1.r1-vmauth.kof.svc.cluster.local".to_owned();
+    pair.child.apply().await;
+    pair.child.ask("r1-vmauth", PATH).await;
+    eventually("all three are written", async || {
+        pair.region.refusals().lines().count() == 3
+    })
+    .await;
+    let log = pair.region.refusals();
+    let wanted = [
+        "refused=path caller=c1 peer=spiffe://c1.mesh.example/ns/istio-system/sa/mesh-gateway \
+         method=GET path=\"/vm/select/x\"",
+        "refused=connection from=127.0.0.1 sni=c1.r1-vmauth.kof.svc.cluster.local.none",
+        "unable_to_get_local_issuer_certificate",
+    ];
+    for (line, wanted) in log.lines().zip(wanted) {
+        assert!(line.contains(wanted), "{wanted}: {line}");
+    }
+    assert!(!log.contains("secret"), "{log}");
+}

@@ -233,11 +233,12 @@ impl Proxy {
         let file = self.folder.path("bootstrap.json");
         std::fs::write(&file, bootstrap(&self.boot()).to_string()).unwrap();
         let log = std::fs::File::create(self.folder.path("envoy.log")).unwrap();
+        let refusals = std::fs::File::create(self.folder.path("refusals.log")).unwrap();
         let child = Command::new(envoy())
             .args(arguments(file.to_str().unwrap(), DRAIN, 1))
             .args(["--log-level", "warning"])
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(refusals)
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
@@ -289,6 +290,11 @@ impl Proxy {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path("envoy.log")).unwrap_or_default()
+    }
+
+    /// What Envoy wrote to its standard output.
+    pub fn refusals(&self) -> String {
+        std::fs::read_to_string(self.folder.path("refusals.log")).unwrap_or_default()
     }
 
     /// One number of Envoy's statistics; zero when Envoy does not know it (yet).
