@@ -13,7 +13,7 @@ pub const CALL: Duration = Duration::from_secs(5);
 #[non_exhaustive]
 pub enum CallError {
     /// No answer in time.
-    #[error("failed to {verb} {object}: no answer within {} s", CALL.as_secs())]
+    #[error("failed to {verb} {object}: no answer in time")]
     Timeout {
         /// What was tried.
         verb: &'static str,

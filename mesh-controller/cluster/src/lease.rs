@@ -20,13 +20,15 @@ use crate::call::{CallError, call, call_opt};
 /// Name of the Lease.
 pub const NAME: &str = "kof-istio-controller";
 /// How long a Lease without a sign of life belongs to its holder.
-pub const DURATION: Duration = Duration::from_secs(15);
+pub const DURATION: Duration = Duration::from_secs(13);
 /// How long a renewal lets its holder write: requests take at most [`crate::call::CALL`] beyond it.
-const HOLD: Duration = Duration::from_secs(10);
+const HOLD: Duration = Duration::from_secs(8);
 /// Between renewals.
-const RENEW: Duration = Duration::from_secs(5);
-/// Between looks of those who wait, and between attempts that failed. With it, a killed leader is replaced within 17 s.
-const RETRY: Duration = Duration::from_secs(1);
+const RENEW: Duration = Duration::from_secs(3);
+/// How long one request about the Lease may take: one that is lost leaves time for another within [`HOLD`].
+const REQUEST: Duration = Duration::from_millis(2500);
+/// Between looks of those who wait, and between attempts that failed. With it, a killed leader is replaced within 15 s.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Whether this replica leads. Cheap to clone; asked before every write.
 #[derive(Clone, Debug)]
@@ -105,7 +107,14 @@ impl Candidate {
     async fn turn(&mut self) -> Duration {
         let sent = Instant::now();
         let was = self.claim.borrow().is_some();
-        match self.try_hold(sent).await {
+        let held = match tokio::time::timeout(REQUEST, self.try_hold(sent)).await {
+            Ok(held) => held,
+            Err(_elapsed) => Err(CallError::Timeout {
+                verb: "hold",
+                object: format!("Lease {NAME}"),
+            }),
+        };
+        match held {
             Ok(true) => {
                 self.claim.send_if_modified(|until| {
                     let first = until.is_none_or(|until| until < sent);
