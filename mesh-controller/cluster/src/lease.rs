@@ -1,6 +1,6 @@
 //! Who leads: one replica at a time, by a Lease.
 //!
-//! A replica leads from the moment its renewal was *sent* (not answered) for [`HOLD`]; others wait for the whole
+//! A replica leads from the moment its renewal was *sent* (not answered) for `HOLD`; others wait for the whole
 //! [`DURATION`] without a change, measured with their own clocks, before they take over. A request that the leader sent at the
 //! last moment has its answer or its deadline before that.
 
