@@ -55,7 +55,8 @@ pub fn bootstrap(spec: &BootSpec) -> Value {
         ));
         listeners.push(ready_listener(at));
     }
-    let ads = json!({ "ads": {}, "resource_api_version": "V3" });
+    // Without a time limit: an Envoy that has no configuration is not ready, however long it takes.
+    let ads = json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" });
     json!({
         "node": { "id": spec.node_id, "cluster": spec.cluster },
         "admin": { "address": admin },

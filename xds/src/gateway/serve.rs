@@ -24,7 +24,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{
 
 use super::parts::{
     Speaks, answer, any, bind, endpoints, forward, header, http, http_filter, keepalive, limits,
-    local_reply, network_filter, path_match, protocol, resource, router, seconds, socket, why,
+    local_reply, network_filter, no, path_match, protocol, resource, router, seconds, socket, why,
 };
 use super::secrets::{DEFAULT, anchor_name};
 use super::tls::exact;
@@ -71,6 +71,9 @@ pub(super) fn backend(to: &Backend, speaks: Speaks) -> Resource {
         cluster_discovery_type: Some(discovery),
         load_assignment: Some(endpoints(&name, [socket(&to.host, to.port)])),
         connect_timeout: seconds(2),
+        // A name server that does not answer must not keep the gateway closed, or hold back what
+        // changes for others; that a backend has no address yet is told to who asks for it.
+        wait_for_warm_on_init: no(),
         circuit_breakers: limits(),
         upstream_connection_options: keepalive(),
         typed_extension_protocol_options: [protocol(speaks, BACKEND_IDLE)].into(),

@@ -269,6 +269,10 @@ async fn what_fails_behind_the_gateway() {
     pair.region.spec.serve[0].backends[0].host = "localhost".to_owned();
     pair.region.spec.serve[0].backends[0].port = echo.at.port();
     pair.region.apply().await;
+    eventually("its name is resolved", async || {
+        pair.child.ask(HOST, PATH).await.status == 200
+    })
+    .await;
     let own = pair.child.ask(HOST, "/vm/insert/x?status=503").await;
     Row::gateway(503, "", "").holds(&own);
 }
