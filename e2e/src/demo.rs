@@ -3,12 +3,13 @@
 //! What is done here is what a user does; what connects the clusters is the product alone.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use mesh_api::member::MeshMember;
 
-use crate::{Fleet, progress, scenario, wait_for};
+use crate::{Cluster, Fleet, progress, scenario, wait_for};
 
 /// What the collector of the child says of itself; it carries the name of its cluster.
 const METRIC: &str = r#"process_start_time_seconds{cluster="child1"}"#;
@@ -20,26 +21,7 @@ pub async fn run(fleet: &Fleet) -> Result<()> {
         fleet.cluster("region1")?,
         fleet.cluster("child1")?,
     );
-    let product = scenario::product()?;
-
-    progress::step("installing stand-ins of k0rdent's kinds on management");
-    scenario::install_k0rdent(management).await?;
-    progress::step("helm install kof-istio on management");
-    scenario::install_product(fleet, &product, &[]).await?;
-    progress::step("starting storage in region1, a collector in child1, a client in management");
-    scenario::install_storage(region).await?;
-    scenario::install_collector(child, "region1").await?;
-    scenario::install_client(management).await?;
-    scenario::adopt(management, region).await?;
-    scenario::adopt(management, child).await?;
-    // A demo that ran before has left its link behind: begin at the beginning.
-    for name in ["child1", "region1"] {
-        if scenario::member(management, name).await.is_ok() {
-            progress::step(format!("removing the {name} of an earlier run"));
-            scenario::undeploy(management, name).await?;
-            scenario::gone(management, name, Duration::from_mins(2)).await?;
-        }
-    }
+    prepare(fleet, management, region, child).await?;
 
     progress::step(
         "creating ClusterDeployments region1 (regional) and child1, labelled istio-role=member",
@@ -104,6 +86,36 @@ pub async fn run(fleet: &Fleet) -> Result<()> {
     Ok(())
 }
 
+/// Everything that is there before the label: k0rdent's kinds, our chart, and kof's storage and collector.
+async fn prepare(
+    fleet: &Fleet,
+    management: &Cluster,
+    region: &Cluster,
+    child: &Cluster,
+) -> Result<()> {
+    let product = scenario::product()?;
+
+    progress::step("installing stand-ins of k0rdent's kinds on management");
+    scenario::install_k0rdent(management).await?;
+    progress::step("helm install kof-istio on management");
+    scenario::install_product(fleet, &product, &[]).await?;
+    progress::step("starting storage in region1, a collector in child1, a client in management");
+    scenario::install_storage(region).await?;
+    scenario::install_collector(child, "region1").await?;
+    scenario::install_client(management).await?;
+    scenario::adopt(management, region).await?;
+    scenario::adopt(management, child).await?;
+    // A demo that ran before has left its link behind: begin at the beginning.
+    for name in ["child1", "region1"] {
+        if scenario::member(management, name).await.is_ok() {
+            progress::step(format!("removing the {name} of an earlier run"));
+            scenario::undeploy(management, name).await?;
+            scenario::gone(management, name, Duration::from_mins(2)).await?;
+        }
+    }
+    Ok(())
+}
+
 /// What was told of each member so far.
 struct Told {
     since: Instant,
@@ -112,7 +124,7 @@ struct Told {
 
 impl Told {
     /// Prints conditions that changed since the last look.
-    async fn look(&mut self, management: &crate::Cluster) {
+    async fn look(&mut self, management: &Cluster) {
         for name in ["region1", "child1"] {
             let Ok(member) = scenario::member(management, name).await else {
                 continue;
@@ -159,7 +171,8 @@ async fn link(fleet: &Fleet) -> Result<String> {
             .status
             .context("no status")?;
         let intermediate = status.intermediates.first().context("no intermediate")?;
-        out.push_str(&format!(
+        write!(
+            out,
             "  {name:<8} {}\n           intermediate {} until {}\n",
             status.identity.unwrap_or_default(),
             &intermediate
@@ -168,9 +181,9 @@ async fn link(fleet: &Fleet) -> Result<String> {
                 .take(16)
                 .collect::<String>(),
             intermediate.not_after
-        ));
+        )?;
         if let Some(gateway) = status.gateway {
-            out.push_str(&format!("           gateway {gateway}\n"));
+            writeln!(out, "           gateway {gateway}")?;
         }
     }
     let envoy = scenario::envoy(child, "stats?filter=uplink.*ssl.(versions|handshake)").await?;
@@ -178,7 +191,7 @@ async fn link(fleet: &Fleet) -> Result<String> {
         .lines()
         .filter(|l| l.contains("region1") && !l.ends_with(": 0"))
     {
-        out.push_str(&format!("  Envoy in child1: {line}\n"));
+        writeln!(out, "  Envoy in child1: {line}")?;
     }
     let certificates = scenario::envoy(child, "certs").await?;
     let certificates: serde_json::Value = serde_json::from_str(&certificates)?;
@@ -191,10 +204,11 @@ async fn link(fleet: &Fleet) -> Result<String> {
             .unwrap_or("?")
             .to_owned()
     };
-    out.push_str(&format!(
-        "  leaf in child1: {} until {}\n",
+    writeln!(
+        out,
+        "  leaf in child1: {} until {}",
         text("/subject_alt_names/0/uri"),
         text("/expiration_time")
-    ));
+    )?;
     Ok(out)
 }

@@ -491,7 +491,7 @@ pub async fn freeze_pod(
         .map(drop)
 }
 
-/// Asks PromQL of a region's storage itself, not through the product.
+/// Asks `PromQL` of a region's storage itself, not through the product.
 pub async fn query_storage(region: &Cluster, promql: &str) -> Result<serde_json::Value> {
     let client: Api<k8s_openapi::api::core::v1::Service> = Api::namespaced(region.client(), "kof");
     let cluster_ip = client

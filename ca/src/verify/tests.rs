@@ -390,6 +390,19 @@ fn an_intermediate_that_a_member_shows_is_recognised_or_refused() {
     assert!(matches!(judge("hello"), Err(VerifyError::ReadChain(_))));
     let two = format!("{good}{}", world.root);
     assert!(matches!(judge(&two), Err(VerifyError::Profile { .. })));
+    // Envoy reads more kinds of blocks as certificates than we do, and refuses what we skip: peers get the one block or nothing.
+    let other = world.root.replace("CERTIFICATE", "X509 CERTIFICATE");
+    let trusted = world.root.replace("CERTIFICATE", "TRUSTED CERTIFICATE");
+    let broken = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    for surplus in [other.as_str(), &trusted, broken, "a word\n", "\n\n"] {
+        for text in [format!("{good}{surplus}"), format!("{surplus}{good}")] {
+            let verdict = judge(&text);
+            assert!(
+                matches!(verdict, Err(VerifyError::Profile { .. })),
+                "{surplus:?}: {verdict:?}"
+            );
+        }
+    }
     let at = |root: &str, expected, now| recognise_intermediate(good, root, &expected, now);
     assert!(matches!(
         at("hello", subject("child1", 1), now()),

@@ -16,7 +16,7 @@ use crate::{
 
 /// What the agent of this member is to serve. Written by the controller; lives in the member, so that the
 /// member works while management is away.
-#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(crates(kube_core = "kube_core"))]
 #[kube(
     group = "mesh.kof.k0rdent.mirantis.com",
@@ -136,7 +136,7 @@ pub struct Consume {
 }
 
 /// What the agent observed.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(crates(kube_core = "kube_core"))]
 #[serde(rename_all = "camelCase")]
 pub struct MeshAgentStatus {
@@ -164,7 +164,7 @@ pub struct Obstacle {
 }
 
 /// What one pod of the agent observed.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(crates(kube_core = "kube_core"))]
 #[serde(rename_all = "camelCase")]
 pub struct Replica {

@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A cluster that k0rdent manages.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
+)]
 #[kube(
     group = "k0rdent.mirantis.com",
     version = "v1beta1",
@@ -39,7 +41,9 @@ pub struct ClusterDeploymentStatus {
 }
 
 /// Access to infrastructure; for an adopted cluster, its kubeconfig.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
+)]
 #[kube(
     group = "k0rdent.mirantis.com",
     version = "v1beta1",
@@ -71,7 +75,9 @@ pub struct IdentityRef {
 }
 
 /// How clusters of a kind are made.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema,
+)]
 #[kube(
     group = "k0rdent.mirantis.com",
     version = "v1beta1",

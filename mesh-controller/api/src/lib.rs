@@ -1,6 +1,11 @@
 //! Kubernetes objects and the words of `mesh-core`: types, readers (object to word) and renderers (word to
 //! object). Nothing here talks to an API server.
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "printer columns of one type are no duplicates"
+)]
+
 pub mod agent;
 pub mod foreign;
 pub mod labels;

@@ -11,7 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A mesh: clusters that trust one root. Members join it by a label on their lifecycle object.
-#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[x_kube(crates(kube_core = "kube_core"))]
 #[kube(
     group = "mesh.kof.k0rdent.mirantis.com",

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What a lifecycle object asks for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     /// Name of the mesh.
     pub mesh: String,

@@ -11,7 +11,7 @@ use super::obstacle;
 use crate::mesh::{self as api, Mesh};
 
 /// What an operator decided for a mesh.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshRules {
     /// Its name.
     pub name: MeshName,

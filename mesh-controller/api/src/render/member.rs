@@ -32,7 +32,7 @@ pub struct MemberSettings {
 }
 
 /// An object to be applied.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
     /// Its kind.
     pub kind: ManagedKind,

@@ -73,7 +73,9 @@ pub fn member_status(
         generation,
     } = view;
     let conditions = conditions(&plan.verdicts, &before.conditions, generation, now);
-    let first = plan.verdicts.iter().find(|v| v.state != State::True);
+    // What is known to be wrong comes before what nobody looked at.
+    let of = |state| plan.verdicts.iter().find(|v| v.state == state);
+    let first = of(State::False).or_else(|| of(State::Unknown));
     let ready = plan
         .paths
         .iter()

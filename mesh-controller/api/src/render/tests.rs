@@ -87,7 +87,7 @@ fn both_ends_of_a_link_agree_on_its_sni_and_identities() {
     assert_eq!(calls.sni, serves.sni);
     assert_eq!(calls.sni, "child1.region1-vmauth.kof.svc.cluster.local");
     assert_eq!(calls.identity, region.identity);
-    assert_eq!(serves.identities, [child.identity.clone()]);
+    assert_eq!(serves.identities, std::slice::from_ref(&child.identity));
     assert_eq!(
         child.identity,
         "spiffe://child1.mesh.example/ns/istio-system/sa/mesh-gateway"

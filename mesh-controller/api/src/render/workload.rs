@@ -186,6 +186,7 @@ fn envoy(settings: &MemberSettings) -> Value {
             "--drain-strategy", "immediate",
             "--concurrency", "2",
             "--disable-hot-restart",
+            "--file-flush-interval-msec", "1000",
             "--log-level", "warning",
         ],
         "env": [from_pod("POD_NAME", "metadata.name")],

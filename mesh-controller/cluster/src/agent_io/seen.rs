@@ -24,7 +24,7 @@ pub(super) const SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-b
 pub(super) const SLICE_SERVICE: &str = "kubernetes.io/service-name";
 
 /// What the controller wants of this member.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
     /// `metadata.generation`.
     pub generation: i64,
