@@ -164,6 +164,12 @@ pub fn recognise_intermediate(
             rule: "an intermediate is shown alone",
         });
     };
+    // Peers are handed the text as it is, and their Envoys read more of it than we do (blocks of other names), or refuse it.
+    if certificate_pem != pem::write("CERTIFICATE", certificate.to_vec()) {
+        return Err(VerifyError::Profile {
+            rule: "an intermediate is shown as one block of text, as we write it, and nothing else",
+        });
+    }
     let (_, facts) = read_chain(&certificates, now)?;
     let name = named_after(&facts.key_fingerprint, expected.generation);
     check_name(&facts, expected, &name)?;

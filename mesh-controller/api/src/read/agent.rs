@@ -1,12 +1,15 @@
 //! What members report, and what was remembered of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use mesh_core::{
     facts::{AgentFacts, Anchor, Obstacle, PathFacts, ReplicaFacts, Target},
-    names::ClusterName,
+    names::{ClusterName, LABEL_MAX},
 };
 
 use crate::{
@@ -17,8 +20,21 @@ use crate::{
 /// Port of gateways (Istio's east-west gateways listen there too).
 const GATEWAY_PORT: u16 = 15443;
 
-/// Reads what an agent reports. Entries that cannot be read are left out: a member's word about itself is
-/// never trusted further than this.
+/// Longest name of a host or a pod, in bytes (RFC 1035 2.3.4; Kubernetes).
+const NAME_MAX: usize = 253;
+/// Most characters of a text of a member's that go on into status, events and logs.
+const TEXT_MAX: usize = 1000;
+/// Most characters of a reason (Kubernetes wants a `CamelCase` word; ours have fewer).
+const REASON_MAX: usize = 64;
+/// Most replicas of one agent that are listened to: [`super::mesh`] allows 9, and a rollout has some more.
+const REPLICAS_MAX: usize = 32;
+/// Most paths of one replica that are listened to: many times the regions of the largest mesh.
+const PATHS_MAX: usize = 1000;
+/// Most addresses of one gateway: peers connect to each and look up each. Load balancers have a handful.
+const ADDRESSES_MAX: usize = 16;
+
+/// Reads what an agent reports. Entries that cannot be read are left out, and what is too long is cut: a member's word about
+/// itself is never trusted further than this, and must not fill anybody else's objects.
 #[must_use]
 pub fn agent(agent: &MeshAgent) -> AgentFacts {
     let Some(status) = &agent.status else {
@@ -28,10 +44,12 @@ pub fn agent(agent: &MeshAgent) -> AgentFacts {
         intermediate_obstacle: status
             .obstacle
             .as_ref()
-            .map(|o| Obstacle::new(&o.reason, o.message.clone())),
+            .map(|o| told(&o.reason, &o.message)),
         replicas: status
             .replicas
             .iter()
+            .filter(|replica| replica.pod.len() <= NAME_MAX)
+            .take(REPLICAS_MAX)
             .map(|replica| (replica.pod.clone(), facts(replica)))
             .collect(),
     }
@@ -40,7 +58,7 @@ pub fn agent(agent: &MeshAgent) -> AgentFacts {
 fn facts(replica: &Replica) -> ReplicaFacts {
     let mut unresolved = BTreeMap::new();
     let mut paths = BTreeMap::new();
-    for path in &replica.paths {
+    for path in replica.paths.iter().take(PATHS_MAX) {
         let (Ok(region), Ok(since)) = (
             path.region.parse::<ClusterName>(),
             path.since.parse::<Timestamp>(),
@@ -48,24 +66,54 @@ fn facts(replica: &Replica) -> ReplicaFacts {
             continue;
         };
         if let Some(why) = &path.unresolved {
-            unresolved.insert(
-                region.clone(),
-                Obstacle::new(&why.reason, why.message.clone()),
-            );
+            unresolved.insert(region.clone(), told(&why.reason, &why.message));
         }
         let outcome = if path.ready {
             Ok(())
         } else {
-            Err(Obstacle::new(&path.reason, path.message.clone()))
+            Err(told(&path.reason, &path.message))
         };
         paths.insert(region, PathFacts { outcome, since });
     }
     ReplicaFacts {
         accepted: replica.accepted_generation,
-        rejected: replica.rejected.clone(),
+        rejected: replica.rejected.as_deref().map(short),
         unresolved,
         paths,
     }
+}
+
+/// A member's words about something that stands in its way.
+fn told(reason: &str, message: &str) -> Obstacle {
+    let is_word = reason.len() <= REASON_MAX
+        && reason.starts_with(|c: char| c.is_ascii_alphabetic())
+        && reason.chars().all(|c| c.is_ascii_alphanumeric());
+    Obstacle::new(if is_word { reason } else { "Unreadable" }, short(message))
+}
+
+fn short(text: &str) -> String {
+    text.chars()
+        .take(TEXT_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// An IP address or a DNS name: anything else would be refused where peers are told of it, with all else that they are told.
+fn is_host(host: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= LABEL_MAX
+            && label
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+    };
+    host.parse::<IpAddr>().is_ok()
+        || (host.len() <= NAME_MAX
+            && host
+                .strip_suffix('.')
+                .unwrap_or(host)
+                .split('.')
+                .all(is_label))
 }
 
 /// Where the gateway Service of a member is reached from outside: load balancer addresses, as IP or host name.
@@ -80,7 +128,8 @@ pub fn gateway(service: &Service) -> BTreeSet<Target> {
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ip.clone().or_else(|| entry.hostname.clone()))
-        .filter(|host| !host.is_empty())
+        .filter(|host| is_host(host))
+        .take(ADDRESSES_MAX)
         .map(|host| Target {
             host,
             port: GATEWAY_PORT,
@@ -113,3 +162,6 @@ pub fn remembered(status: &MeshMemberStatus) -> (Vec<Anchor>, BTreeSet<Target>, 
         .collect();
     (anchors, gateway, status.cluster_uid.clone())
 }
+
+#[cfg(test)]
+mod tests;
