@@ -10,9 +10,10 @@ CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kof-istio
 CARGO_DENY := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny
 E2E := target/release/e2e
+DNSMASQ := /usr/sbin/dnsmasq
 export CACHE
 
-.PHONY: help demo demo-down test check fmt clippy deny unit fleet-tests crds build bench clean-fleet
+.PHONY: help demo demo-down test check fmt clippy deny unit fleet-tests crds build bench 
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -43,11 +44,18 @@ deny: $(DENY)
 $(DENY):
 	cargo install cargo-deny --version $(CARGO_DENY) --locked --root $(CACHE)/cargo-deny-$(CARGO_DENY)
 
-unit: ## Everything that needs no cluster
-	ENVOY_BIN=$$(cargo run --release --locked -q -p mesh-e2e -- program envoy) cargo test --workspace --locked --exclude mesh-e2e
+# All tests are built with one selection of packages: another would build the dependencies once more.
+TESTS := cargo test --workspace --locked
+
+unit: build $(DNSMASQ) ## Everything that needs no cluster
+	ENVOY_BIN=$$($(E2E) program envoy | tail -n 1) $(TESTS) --lib --bins --test envoy -- --include-ignored
 
 fleet-tests: build ## The tests on real clusters
-	$(E2E) test
+	$(TESTS) --test fleet -- --test-threads=1 --nocapture
+	$(E2E) down
+
+$(DNSMASQ):
+	apt-get update -q && apt-get install -y -q --no-install-recommends dnsmasq-base
 
 build:
 	cargo build --release --locked -p mesh-controller -p mesh-e2e

@@ -127,6 +127,8 @@ enum Command {
     },
     /// The main job on three clusters: a label, and a metric crosses from the child to the region to management
     Demo,
+    /// Measure the figures of docs/performance.md
+    Bench,
     /// Check the fleet itself: names, paths, tokens, load balancers, and what must not be reached
     Smoke,
 }
@@ -190,6 +192,9 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Demo => mesh_e2e::run("demo", &USUAL, |fleet| async move {
             mesh_e2e::demo::run(&fleet).await
+        }),
+        Command::Bench => mesh_e2e::run("bench", &USUAL, |fleet| async move {
+            mesh_e2e::bench::run(&fleet).await
         }),
         Command::Smoke => mesh_e2e::smoke::run(),
     }

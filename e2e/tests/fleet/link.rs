@@ -208,7 +208,7 @@ fn leaves_are_renewed_while_traffic_flows_without_a_lost_request() -> Result<()>
         let serial = leaf_serial(&link.child).await?;
         wait_for(
             "a leaf that lives a minute",
-            Duration::from_secs(60),
+            Duration::from_mins(1),
             || async {
                 let now = leaf_serial(&link.child).await?;
                 Ok(if now == serial { Err(now) } else { Ok(()) })

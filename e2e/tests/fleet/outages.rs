@@ -9,7 +9,7 @@ use mesh_e2e::{Cluster, scenario};
 use crate::{PODS, SOON, with_link};
 
 /// How long a part is away.
-const AWAY: Duration = Duration::from_secs(120);
+const AWAY: Duration = Duration::from_mins(2);
 
 /// Samples of the child's collector that the region has of the last two minutes; one a second is due.
 async fn samples(region: &Cluster) -> Result<f64> {

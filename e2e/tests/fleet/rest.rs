@@ -16,7 +16,7 @@ fn a_mesh_at_rest_writes_nothing_but_leases() -> Result<()> {
         for cluster in clusters {
             marks.push(cluster.audit_mark()?);
         }
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         for (cluster, mark) in clusters.into_iter().zip(marks) {
             let ours = |w: &mesh_e2e::audit::Write| {
                 let by = ["mesh-controller", "mesh-agent", "kubernetes-admin"]
