@@ -275,7 +275,7 @@ impl View<'_> {
                 d.delivery
                     .trusts
                     .get(&self.seat.claim.cluster)
-                    .is_some_and(|t| t.anchors == self.member.anchors)
+                    .is_some_and(|t| t.anchors == self.member.trusted_by())
             });
             // After a restart nobody has asked the region yet; its probe tells the truth sooner.
             if !knows_us && peer.facts.delivered.is_some() {

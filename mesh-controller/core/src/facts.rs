@@ -105,6 +105,24 @@ pub struct MemberFacts {
     pub gateway: BTreeSet<Target>,
 }
 
+/// Most certificates that peers know one member by: two while it rotates. A member may have the root sign more, and
+/// must not fill the objects of its peers with them.
+const ANCHORS_MAX: usize = 4;
+
+impl MemberFacts {
+    /// The certificates that peers are told to trust this member by: each once, newest first, and not more than a rotation needs.
+    #[must_use]
+    pub fn trusted_by(&self) -> Vec<Anchor> {
+        let mut seen = BTreeSet::new();
+        self.anchors
+            .iter()
+            .filter(|anchor| seen.insert(anchor.fingerprint.as_str()))
+            .take(ANCHORS_MAX)
+            .cloned()
+            .collect()
+    }
+}
+
 /// What a cluster claims to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {

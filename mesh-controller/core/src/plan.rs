@@ -298,7 +298,7 @@ fn delivery(facts: &Facts, admitted: &Admitted, seat: &Seat, root: &RootFacts) -
                 name.clone(),
                 Trust {
                     trust_domain,
-                    anchors: peer.facts.anchors.clone(),
+                    anchors: peer.facts.trusted_by(),
                 },
             );
         }

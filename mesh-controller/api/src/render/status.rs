@@ -109,13 +109,13 @@ pub fn member_status(
         gateway: (!gateway.is_empty()).then(|| gateway.join(",")),
         addresses,
         intermediates: facts
-            .anchors
-            .iter()
+            .trusted_by()
+            .into_iter()
             .map(|anchor| Intermediate {
                 generation: anchor.generation,
-                fingerprint: anchor.fingerprint.clone(),
+                fingerprint: anchor.fingerprint,
                 not_after: anchor.not_after.to_string(),
-                certificate: anchor.certificate.clone(),
+                certificate: anchor.certificate,
             })
             .collect(),
         paths: path_lines(plan),

@@ -440,3 +440,26 @@ fn a_change_is_given_time_before_it_is_called_late() {
     );
     assert_eq!(late.wake_at, None);
 }
+
+/// The root signs whatever intermediate a member asks for, however often; its peers' objects have an end.
+#[test]
+fn a_member_does_not_fill_its_peers_with_certificates() {
+    let mut facts = fleet();
+    let many = |n: u32| Anchor {
+        fingerprint: format!("{n}"),
+        ..anchor("child1")
+    };
+    let child = facts.members.get_mut(&key("child1")).unwrap();
+    child.anchors = (0..1000).flat_map(|n| [many(n), many(n)]).collect();
+    carry_out(&mut facts);
+    carry_out(&mut facts);
+    let planned = look(&facts);
+    let wanted: Vec<Anchor> = (0..4).map(many).collect();
+    let trusts = &delivered(&planned, "region1").trusts;
+    assert_eq!(trusts[&name("child1")].anchors, wanted);
+    // And the member is not told that its region is behind.
+    assert_eq!(
+        state(&planned, "child1", Kind::TrustDistributed).0,
+        State::True
+    );
+}
