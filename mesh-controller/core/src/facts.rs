@@ -37,6 +37,9 @@ pub enum Role {
     Child,
 }
 
+/// Most characters of a message.
+const MESSAGE_MAX: usize = 2000;
+
 /// Something that stands in the way, in words for a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Obstacle {
@@ -47,11 +50,16 @@ pub struct Obstacle {
 }
 
 impl Obstacle {
-    /// From its two parts.
+    /// From its two parts. A message that is too long for a status is cut: its end may be whatever a stranger's server answered.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if let Some((end, _)) = message.char_indices().nth(MESSAGE_MAX) {
+            message.truncate(end);
+            message.push('…');
+        }
         Self {
             reason: reason.to_owned(),
-            message: message.into(),
+            message,
         }
     }
 }
@@ -239,4 +247,18 @@ pub struct Target {
     pub host: String,
     /// A TCP port.
     pub port: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_cut_between_characters() {
+        for (text, cut) in [("ä".repeat(2000), false), ("ä".repeat(1_000_000), true)] {
+            let message = Obstacle::new("ServerError", text.clone()).message;
+            assert_eq!(message != text, cut);
+            assert!(message.chars().count() <= MESSAGE_MAX + 1);
+        }
+    }
 }
