@@ -310,11 +310,23 @@ fn server(cluster: &Cluster) -> Result<String, Refusal> {
     let Some(host) = uri.host().filter(|_| uri.scheme_str() == Some("https")) else {
         return refuse("server must be an https URL");
     };
-    let host = host.trim_matches(['[', ']']);
-    let local = match host.parse::<IpAddr>() {
+    if uri.authority().is_some_and(|a| a.as_str().contains('@')) {
+        return refuse("server must not hold a user or a password");
+    }
+    let host = host
+        .trim_matches(['[', ']'])
+        .trim_end_matches('.')
+        .to_ascii_lowercase();
+    let local = match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
         Ok(ip) => ip.is_loopback() || ip.is_unspecified(),
         Err(_name) => host == "localhost" || host.ends_with(".localhost"),
     };
+    let last = host.rsplit('.').next().unwrap_or_default();
+    if host.parse::<IpAddr>().is_err() && last.starts_with(|c: char| c.is_ascii_digit()) {
+        // Resolvers still take "127.1" and "2130706433" for addresses.
+        let why = "server is neither an address nor a host name".to_owned();
+        return Err(("KubeconfigMalformed", why));
+    }
     if local {
         return Err((
             "ServerIsLoopback",

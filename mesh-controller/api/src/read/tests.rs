@@ -321,6 +321,31 @@ fn refuses_what_would_run_or_read_or_lead_to_ourselves() {
 }
 
 #[test]
+fn refuses_servers_that_are_not_what_they_look_like() {
+    let cases = [
+        (
+            "server: 'https://[::ffff:127.0.0.1]:6443'",
+            "ServerIsLoopback",
+        ),
+        ("server: 'https://LocalHost.:6443'", "ServerIsLoopback"),
+        // Resolvers take these for 127.0.0.1.
+        ("server: 'https://127.1:6443'", "KubeconfigMalformed"),
+        ("server: 'https://0x7f000001:6443'", "KubeconfigMalformed"),
+        ("server: 'https://2130706433:6443'", "KubeconfigMalformed"),
+        // It would be shown with the server's name.
+        (
+            "server: 'https://a:s3cr3t@10.0.0.1:6443'",
+            "KubeconfigRefused",
+        ),
+    ];
+    for (cluster, reason) in cases {
+        let refusal = read_text(&kubeconfig_with(cluster, "token: t")).unwrap_err();
+        assert_eq!(refusal.reason, reason, "{cluster}: {}", refusal.message);
+        assert!(!refusal.message.contains("s3cr3t"));
+    }
+}
+
+#[test]
 fn a_malformed_kubeconfig_is_refused_without_a_word_of_its_text() {
     for text in [
         "",
