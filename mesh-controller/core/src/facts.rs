@@ -91,7 +91,7 @@ pub struct RootFacts {
 /// What is known about one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberFacts {
-    /// When its object was made: the elder of two that claim one cluster ID keeps it.
+    /// When its object was made: of two that claim one cluster ID, neither of them established, the elder gets it.
     pub created: Timestamp,
     /// What it claims to be; if it cannot be that, why.
     pub claim: Result<Claim, Obstacle>,

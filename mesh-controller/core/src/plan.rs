@@ -162,7 +162,8 @@ fn admit(facts: &Facts) -> Admitted {
         .iter()
         .filter(|(_, member)| member.life == Life::Active)
         .collect();
-    order.sort_by_key(|(key, member)| (member.created, (*key).clone()));
+    // Whom the root has signed for keeps its seat; among the others, the elder has it.
+    order.sort_by_key(|(key, member)| (member.anchors.is_empty(), member.created, (*key).clone()));
     let mut holders: BTreeMap<ClusterName, MemberKey> = BTreeMap::new();
     let mut clusters: BTreeMap<&str, MemberKey> = BTreeMap::new();
     let mut admitted = Admitted::new();
@@ -177,7 +178,7 @@ fn admit(facts: &Facts) -> Admitted {
                     Admission::Refused(Obstacle::new(
                         "ClusterIdTaken",
                         format!(
-                            "cluster ID {:?} belongs to MeshMember {holder}, which is older",
+                            "cluster ID {:?} belongs to MeshMember {holder}, which was there before",
                             seat.claim.cluster.as_str()
                         ),
                     ))

@@ -100,7 +100,9 @@ pub fn member_status(
         paths_ready: (!plan.paths.is_empty()).then(|| format!("{ready}/{}", plan.paths.len())),
         cluster_uid: before.cluster_uid.clone().or_else(|| match &facts.reach {
             // Whoever is refused may not sit on a cluster.
-            Reach::Answers { cluster_uid } if facts.delivered.is_some() => {
+            Reach::Answers { cluster_uid }
+                if facts.delivered.is_some() || !facts.anchors.is_empty() =>
+            {
                 Some(cluster_uid.clone())
             }
             Reach::Answers { .. } | Reach::Unknown | Reach::Lost(_) => None,

@@ -463,3 +463,36 @@ fn a_member_does_not_fill_its_peers_with_certificates() {
         State::True
     );
 }
+
+/// A claim that could not be kept may become one that can (a label is mended), and a server may say tomorrow that it is another
+/// cluster: neither takes a seat from a member that the root has signed for, however young that is.
+#[test]
+fn nobody_takes_the_seat_of_a_member_that_is_established() {
+    let mut facts = fleet();
+    carry_out(&mut facts);
+    let mut elder = member("child1", Role::Region, None);
+    elder.created = at(1);
+    elder.anchors.clear();
+    let other = MemberKey {
+        namespace: "tenant".to_owned(),
+        name: "child1".to_owned(),
+    };
+    let mut twin = elder.clone();
+    facts.members.insert(other.clone(), elder);
+    let planned = look(&facts);
+    assert_eq!(
+        state(&planned, "child1", Kind::Enrolled),
+        (State::True, "ClusterIdContested".to_owned())
+    );
+    assert_eq!(planned.members[&other].action, Action::Wait);
+    twin.claim = member("evil", Role::Child, None).claim;
+    facts.members.insert(other.clone(), twin);
+    let planned = look(&facts);
+    assert_eq!(state(&planned, "child1", Kind::Enrolled).0, State::True);
+    assert!(
+        delivered(&planned, "region1")
+            .serve
+            .contains_key(&name("child1"))
+    );
+    assert_eq!(planned.members[&other].action, Action::Wait);
+}
