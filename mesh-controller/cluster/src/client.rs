@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use http::Uri;
+use http_body_util::Limited;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{
     client::legacy::{Client as Http, connect::HttpConnector},
@@ -30,6 +31,12 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// A connection on which nothing arrives for so long is dead: longer than a watch without events lives.
 const SILENCE: Duration = Duration::from_secs(75);
 
+/// Most bytes of one answer of a member: whoever runs it must not fill our memory. The largest object there, a
+/// `MeshAgent`, ends at 1.5 MiB with etcd's own limit; a watch lives a minute.
+const FROM_MEMBERS: usize = 16 << 20;
+/// Most bytes of one answer of management's own API server.
+const FROM_MANAGEMENT: usize = 256 << 20;
+
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,7 +59,7 @@ pub enum ClientError {
 /// Outside a cluster.
 pub fn in_cluster() -> Result<Client, ClientError> {
     let config = Config::incluster().map_err(ClientError::FindCluster)?;
-    build(&tuned(config)).map_err(ClientError::MakeClient)
+    build(&tuned(config), FROM_MANAGEMENT).map_err(ClientError::MakeClient)
 }
 
 /// A client from a kubeconfig file on the developer's own machine. Not for kubeconfigs of members.
@@ -67,7 +74,7 @@ pub async fn from_file(path: &std::path::Path) -> Result<Client, ClientError> {
         Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default())
             .await
             .map_err(ClientError::ReadKubeconfig)?;
-    build(&tuned(config)).map_err(ClientError::MakeClient)
+    build(&tuned(config), FROM_MANAGEMENT).map_err(ClientError::MakeClient)
 }
 
 /// A client to a member. Nothing is sent before the first request.
@@ -110,7 +117,7 @@ pub fn connect(access: &ClusterAccess) -> Result<Client, Obstacle> {
         }
     }
     // The library's own words may quote what it was given.
-    build(&config).map_err(|_e| refuse("a certificate or key that cannot be used"))
+    build(&config, FROM_MEMBERS).map_err(|_e| refuse("a certificate or key that cannot be used"))
 }
 
 fn tuned(mut config: Config) -> Config {
@@ -132,7 +139,7 @@ fn tuned(mut config: Config) -> Config {
 
 /// As the library makes a client, but for TCP: small requests are sent at once (a request of two segments on a connection that was
 /// quiet otherwise waits 40 ms for an acknowledgement), and a peer that is gone is noticed.
-fn build(config: &Config) -> Result<Client, kube::Error> {
+fn build(config: &Config, limit: usize) -> Result<Client, kube::Error> {
     if CryptoProvider::get_default().is_none()
         && let Err(other) = aws_lc_rs::default_provider().install_default()
     {
@@ -157,6 +164,9 @@ fn build(config: &Config) -> Result<Client, kube::Error> {
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
+        .map_response(move |response: http::Response<_>| {
+            response.map(|body| Limited::new(body, limit))
+        })
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())

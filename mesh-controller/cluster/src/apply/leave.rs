@@ -19,7 +19,7 @@ use kube::{
 use mesh_api::{NAMESPACE, TELEMETRY_NAMESPACE, labels, render::prunable};
 use serde_json::json;
 
-use super::{ObjectId, Writer};
+use super::{ObjectId, Standing, Writer};
 use crate::call::{CallError, Trouble, call, call_opt};
 
 /// Figures about pods, not objects.
@@ -70,7 +70,8 @@ impl Writer {
         Ok(remains)
     }
 
-    /// What the agent made carries our label and not our member's UID; it lies in known places. Secrets are not read, only their metadata.
+    /// What the agent made lies in known places and carries the member's labels: another member or install that
+    /// claims the same cluster keeps what is its own. Secrets are not read, only their metadata.
     async fn leave_made_by_agent(&self) -> Result<u32, CallError> {
         let made = format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_US);
         let by_label = ListParams::default().labels(&made);
@@ -90,6 +91,9 @@ impl Writer {
         )
         .await?;
         for request in list.items {
+            if self.owner.standing(&request.metadata) != Standing::Ours {
+                continue;
+            }
             found += 1;
             self.leave_one(&requests, "CertificateSigningRequest", &request.metadata)
                 .await?;
@@ -116,14 +120,9 @@ impl Writer {
         .await?;
         let mut found = 0;
         for object in list.items {
-            let label = object
-                .metadata
-                .labels
-                .as_ref()
-                .and_then(|l| l.get(labels::MANAGED_BY));
             // On management the controller's own Lease is not the member's.
             let theirs = object.metadata.name.as_deref() == Some(crate::lease::NAME);
-            if label.map(String::as_str) == Some(labels::MANAGED_BY_US)
+            if self.owner.standing(&object.metadata) == Standing::Ours
                 && !theirs
                 && object.metadata.deletion_timestamp.is_none()
             {

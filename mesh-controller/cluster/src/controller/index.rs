@@ -28,6 +28,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Store<K> {
     objects: BTreeMap<Key, Arc<K>>,
+    /// Those that exist and cannot be read: nothing is concluded from their absence above.
+    unreadable: BTreeSet<Key>,
     /// The watch has listed them at least once.
     listed: bool,
     /// There is no such kind.
@@ -38,6 +40,7 @@ impl<K> Default for Store<K> {
     fn default() -> Self {
         Self {
             objects: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
             listed: false,
             absent: false,
         }
@@ -53,6 +56,11 @@ impl<K: Resource> Store<K> {
         self.objects.iter()
     }
 
+    /// It exists and cannot be read.
+    pub(crate) fn is_unreadable(&self, key: &Key) -> bool {
+        self.unreadable.contains(key)
+    }
+
     /// What is not here is not there.
     pub(crate) fn is_warm(&self) -> bool {
         self.listed
@@ -66,14 +74,18 @@ impl<K: Resource> Store<K> {
     /// Takes in what a watch saw, or what a write returned; says whether anything changed.
     pub(crate) fn see(&mut self, seen: Seen<K>) -> bool {
         match seen {
-            Seen::Applied(object) => self.put(object),
-            Seen::Deleted(key) => self.objects.remove(&key).is_some(),
+            Seen::Applied(object) => {
+                self.unreadable.remove(&Key::of(&object));
+                self.put(object)
+            }
+            Seen::Deleted(key) => {
+                let known = self.objects.remove(&key).is_some();
+                self.unreadable.remove(&key) || known
+            }
             Seen::All { objects, refused } => {
-                let kept: BTreeSet<Key> = objects
-                    .iter()
-                    .map(Key::of)
-                    .chain(refused.into_iter().map(|refusal| refusal.key))
-                    .collect();
+                self.unreadable = refused.into_iter().map(|refusal| refusal.key).collect();
+                let readable = objects.iter().map(Key::of);
+                let kept: BTreeSet<Key> = readable.chain(self.unreadable.iter().cloned()).collect();
                 let before = self.objects.len();
                 self.objects.retain(|key, _| kept.contains(key));
                 let mut changed = !self.listed || self.objects.len() != before;
@@ -85,7 +97,10 @@ impl<K: Resource> Store<K> {
                 changed
             }
             // What was known of it still holds.
-            Seen::Refused(_) => false,
+            Seen::Refused(refusal) => {
+                self.unreadable.insert(refusal.key);
+                false
+            }
             Seen::Interrupted { absent, .. } => {
                 let changed = absent != self.absent && !self.listed;
                 self.absent = absent;

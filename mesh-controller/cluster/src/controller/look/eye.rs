@@ -124,7 +124,12 @@ impl Eye<'_> {
                 let source = &object.spec.source;
                 let certain = match source.kind.as_str() {
                     MANAGEMENT => true,
-                    DEPLOYMENT => self.state.deployments.is_warm(),
+                    // One that cannot be read may still ask.
+                    DEPLOYMENT => {
+                        let at = Key::new(source.namespace.clone(), source.name.clone());
+                        self.state.deployments.is_warm()
+                            && !self.state.deployments.is_unreadable(&at)
+                    }
                     _ => false,
                 };
                 certain
@@ -186,7 +191,11 @@ impl Eye<'_> {
             hindrances: observed.hindrances,
             agent: observed.agent,
             anchors: observed.anchors.unwrap_or(anchors),
-            gateway: observed.gateway.unwrap_or(gateway),
+            // A load balancer that says nothing for a while takes nothing away: the last known address stays.
+            gateway: observed
+                .gateway
+                .filter(|now| !now.is_empty())
+                .unwrap_or(gateway),
         };
         (mesh, facts)
     }
@@ -216,10 +225,11 @@ impl Eye<'_> {
         {
             return false;
         }
-        let there = self
-            .state
-            .deployments
-            .get(&Key::new(&source.namespace, &source.name));
+        let at = Key::new(&source.namespace, &source.name);
+        if self.state.deployments.is_unreadable(&at) {
+            return false;
+        }
+        let there = self.state.deployments.get(&at);
         let source_gone =
             there.is_none_or(|deployment| deployment.uid().as_deref() != Some(&source.uid));
         let secret_gone = self.last_kubeconfig(object).is_none_or(|r| {

@@ -25,7 +25,7 @@ use crate::{
         index::{Observed, Store},
         register::{Job, JobId, jobs},
     },
-    watches::Seen,
+    watches::{Key, Refusal, Seen},
 };
 
 const NAMESPACE: &str = "kcm-system";
@@ -401,7 +401,27 @@ fn what_was_remembered_holds_until_something_is_seen() {
         .told
         .remove(&key())
         .unwrap();
-    assert!(told.facts.gateway.is_empty());
+    assert_eq!(
+        told.facts.gateway.len(),
+        1,
+        "an empty answer takes nothing away"
+    );
+    let moved = mesh_core::facts::Target {
+        host: "192.0.2.2".to_owned(),
+        port: 15443,
+    };
+    state.observed.insert(
+        key(),
+        Observed {
+            gateway: Some(BTreeSet::from([moved.clone()])),
+            ..Observed::default()
+        },
+    );
+    let told = look(&state, &constants(), now())
+        .told
+        .remove(&key())
+        .unwrap();
+    assert_eq!(told.facts.gateway, BTreeSet::from([moved]));
 }
 
 #[test]
@@ -444,4 +464,25 @@ fn without_a_root_nothing_is_told_while_it_is_being_opened() {
 fn constants_are_valid() {
     assert_eq!(default_mesh().as_str(), labels::DEFAULT_MESH);
     assert_eq!(default_trust_domain().as_str(), "mesh.kof.internal");
+}
+
+#[test]
+fn one_whose_source_cannot_be_read_is_kept_also_by_a_controller_that_never_could() {
+    let mut state = state();
+    stand(&mut state, with_status);
+    state.deployments = Store::default();
+    let refused = Refusal {
+        key: Key::new(NAMESPACE, "region1"),
+        why: "spec: of another version".to_owned(),
+    };
+    state.deployments.see(Seen::All {
+        objects: Vec::new(),
+        refused: vec![refused],
+    });
+    assert!(!matches!(work(&state), Some(Job::Dismiss { .. })));
+    // Once it is known to be gone, it is gone.
+    state
+        .deployments
+        .see(Seen::Deleted(Key::new(NAMESPACE, "region1")));
+    assert!(matches!(work(&state), Some(Job::Dismiss { .. })));
 }
