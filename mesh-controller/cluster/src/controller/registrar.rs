@@ -2,7 +2,7 @@
 //! object, with growing pauses for what fails.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -36,6 +36,32 @@ const HANDS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(30);
+
+/// Writes of one object's status within [`WINDOW`]: more than an enrolment takes. A member that changes its word all
+/// the time is heard this often and no more.
+const BURST: usize = 20;
+/// See [`BURST`].
+const WINDOW: Duration = Duration::from_mins(1);
+
+/// When an object was written last, as far back as it matters.
+#[derive(Debug, Default)]
+struct Budget(VecDeque<Instant>);
+
+impl Budget {
+    /// From when on it may be written again; none = now.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let oldest = self.0.front().filter(|_| self.0.len() >= BURST)?;
+        let at = oldest.checked_add(WINDOW)?;
+        (at > now).then_some(at)
+    }
+
+    fn spend(&mut self, now: Instant) {
+        while self.0.len() >= BURST {
+            self.0.pop_front();
+        }
+        self.0.push_back(now);
+    }
+}
 
 /// Writes on management.
 pub(crate) struct Registrar {
@@ -71,6 +97,7 @@ impl Registrar {
         let mut claim = this.claim.clone();
         let mut busy: BTreeSet<JobId> = BTreeSet::new();
         let mut failed: BTreeMap<JobId, Failed> = BTreeMap::new();
+        let mut budgets: BTreeMap<JobId, Budget> = BTreeMap::new();
         // What was just written must be looked at before more is written.
         let mut stale: BTreeMap<JobId, u64> = BTreeMap::new();
         let mut work: FuturesUnordered<BoxFuture<'static, (JobId, bool)>> = FuturesUnordered::new();
@@ -81,6 +108,8 @@ impl Registrar {
                 let (known, todo) = jobs.borrow_and_update().clone();
                 failed.retain(|id, _| todo.contains_key(id));
                 stale.retain(|_, after| known < *after);
+                budgets
+                    .retain(|_, budget| budget.0.back().is_some_and(|last| now - *last < WINDOW));
                 for (id, job) in todo {
                     if busy.contains(&id) || stale.contains_key(&id) || work.len() >= HANDS {
                         continue;
@@ -88,6 +117,14 @@ impl Registrar {
                     if let Some(pause) = failed.get(&id).filter(|failed| failed.until > now) {
                         next = Some(next.map_or(pause.until, |at: Instant| at.min(pause.until)));
                         continue;
+                    }
+                    if matches!(job, Job::Tell { .. } | Job::TellMesh { .. }) {
+                        let budget = budgets.entry(id.clone()).or_default();
+                        if let Some(at) = budget.next(now) {
+                            next = Some(next.map_or(at, |other: Instant| at.min(other)));
+                            continue;
+                        }
+                        budget.spend(now);
                     }
                     busy.insert(id.clone());
                     let this = Arc::clone(&this);
@@ -356,4 +393,26 @@ fn body<K: serde::Serialize>(object: &K, kind: &str) -> Value {
         map.entry("kind").or_insert_with(|| json!(kind));
     }
     body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_that_never_stops_talking_is_heard_so_often_and_no_more() {
+        let start = Instant::now();
+        let mut budget = Budget::default();
+        let mut written = 0;
+        for tenth in 0..3000 {
+            let now = start + Duration::from_millis(100 * tenth);
+            if budget.next(now).is_none() {
+                budget.spend(now);
+                written += 1;
+            }
+        }
+        // Five minutes.
+        assert_eq!(written, 5 * BURST);
+        assert_eq!(budget.next(start + Duration::from_mins(10)), None);
+    }
 }
