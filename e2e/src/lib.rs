@@ -12,6 +12,7 @@
 //! kubectl and Helm, then simply connect.
 
 pub mod audit;
+pub mod bare;
 pub mod bench;
 pub mod cluster;
 pub mod collect;
