@@ -42,11 +42,15 @@ pub const CHILD: &[(&str, &str)] = &[
     ("k0rdent.mirantis.com/kof-regional-cluster-name", "region1"),
 ];
 
-/// The product, as built in this tree, or the binary that `MESH_CONTROLLER` names.
-pub fn product() -> Result<Image> {
+/// The product's binary: as built in this tree, or what `MESH_CONTROLLER` names.
+fn binary() -> PathBuf {
     let built = || paths::project().join("target/release/mesh-controller");
-    let binary = std::env::var_os("MESH_CONTROLLER").map_or_else(built, PathBuf::from);
-    images::product(&binary)
+    std::env::var_os("MESH_CONTROLLER").map_or_else(built, PathBuf::from)
+}
+
+/// The product.
+pub fn product() -> Result<Image> {
+    images::product(&binary())
         .context("build the product first: cargo build --release -p mesh-controller")
 }
 
@@ -191,13 +195,18 @@ pub async fn undeploy(management: &Cluster, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The member of a name, wherever it is.
-pub async fn member(management: &Cluster, name: &str) -> Result<MeshMember> {
-    let namespace = if name == "management" {
+/// Namespace of a member.
+fn home(name: &str) -> &'static str {
+    if name == "management" {
         "istio-system"
     } else {
         NAMESPACE
-    };
+    }
+}
+
+/// The member of a name, wherever it is.
+pub async fn member(management: &Cluster, name: &str) -> Result<MeshMember> {
+    let namespace = home(name);
     let api: Api<MeshMember> = Api::namespaced(management.client(), namespace);
     api.get(name)
         .await
@@ -239,31 +248,12 @@ pub async fn refused(
     reason: &str,
     deadline: Duration,
 ) -> Result<String> {
-    wait_for(
-        &format!("{name} to say {kind}: {reason}"),
-        deadline,
-        || async {
-            let found = match member(management, name).await {
-                Ok(found) => found,
-                Err(error) => return Ok(Err(format!("{error:#}"))),
-            };
-            Ok(match condition(&found, kind) {
-                Some((status, seen, message)) if status == "False" && seen == reason => Ok(message),
-                Some(seen) => Err(format!("{seen:?}")),
-                None => Err(format!("no condition {kind}")),
-            })
-        },
-    )
-    .await
+    refused_in(management, home(name), name, (kind, reason), deadline).await
 }
 
 /// Waits until a member is gone.
 pub async fn gone(management: &Cluster, name: &str, deadline: Duration) -> Result<()> {
-    let namespace = if name == "management" {
-        "istio-system"
-    } else {
-        NAMESPACE
-    };
+    let namespace = home(name);
     let api: Api<MeshMember> = Api::namespaced(management.client(), namespace);
     wait_for(
         &format!("MeshMember {name} to be gone"),
@@ -511,9 +501,7 @@ pub async fn query_storage(region: &Cluster, promql: &str) -> Result<serde_json:
 
 /// The product in an image whose clock is off (libfaketime).
 pub fn product_with_clock(fleet: &Fleet, offset: &str) -> Result<Image> {
-    let built = paths::project().join("target/release/mesh-controller");
-    let binary = std::env::var_os("MESH_CONTROLLER").map_or(built, PathBuf::from);
-    images::with_clock(fleet.components(), "mesh-controller", &binary, offset)
+    images::with_clock(fleet.components(), "mesh-controller", &binary(), offset)
 }
 
 /// How far the agent's last leaf was dated from now, as Envoy holds it: shows which clock it was made by.

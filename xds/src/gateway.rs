@@ -43,22 +43,22 @@ pub use build::{Built, LeftOut, Reason, build};
 pub use secrets::{Leaf, Secrets};
 
 /// Header that the region's gateway puts on every answer, its own included: the region's name.
-pub const HEADER_GATEWAY: &str = "x-kof-gateway";
+pub const HEADER_GATEWAY: &str = mesh_core::probe::GATEWAY_HEADER;
 /// Header that the intake puts on its own answers only: the name of the cluster it stands in.
-pub const HEADER_INTAKE: &str = "x-kof-intake";
+pub const HEADER_INTAKE: &str = mesh_core::probe::INTAKE_HEADER;
 /// Header that says what a gateway or intake refused: `path` or `host`.
-pub const HEADER_REFUSED: &str = "x-kof-refused";
+pub const HEADER_REFUSED: &str = mesh_core::probe::REFUSED_HEADER;
 /// Header with Envoy's response code details, on answers that an Envoy made itself.
-pub const HEADER_DETAIL: &str = "x-kof-detail";
+pub const HEADER_DETAIL: &str = mesh_core::probe::DETAIL_HEADER;
 /// Header with Envoy's response flags, on answers that an Envoy made itself.
-pub const HEADER_FLAGS: &str = "x-kof-flags";
+pub const HEADER_FLAGS: &str = mesh_core::probe::FLAGS_HEADER;
 /// Header with the upstream TLS failure, on answers that the intake made itself.
-pub const HEADER_TLS: &str = "x-kof-tls";
+pub const HEADER_TLS: &str = mesh_core::probe::TLS_HEADER;
 
 /// Port of the intake.
 pub const INTAKE_PORT: u16 = 8427;
 /// Port of the gateway.
-pub const GATEWAY_PORT: u16 = 15443;
+pub const GATEWAY_PORT: u16 = mesh_core::contract::GATEWAY_PORT;
 
 /// What one member's Envoy does.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -114,7 +114,7 @@ pub struct Address {
 }
 
 fn gateway_port() -> u16 {
-    15443
+    mesh_core::contract::GATEWAY_PORT
 }
 
 /// What the controller knows of a member.

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Port of the telemetry Service `<region>-vmauth` in each consumer (kof 1.7 and later).
 pub const SERVICE_PORT: u16 = 8427;
 
+/// Port of gateways (Istio's east-west gateways listen there too).
+pub const GATEWAY_PORT: u16 = 15443;
+
 /// Who calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Caller {

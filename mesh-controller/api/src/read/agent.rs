@@ -8,6 +8,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use mesh_core::{
+    contract::GATEWAY_PORT,
     facts::{AgentFacts, Anchor, Obstacle, PathFacts, ReplicaFacts, Target},
     names::{ClusterName, LABEL_MAX},
 };
@@ -16,9 +17,6 @@ use crate::{
     agent::{MeshAgent, Replica},
     member::MeshMemberStatus,
 };
-
-/// Port of gateways (Istio's east-west gateways listen there too).
-const GATEWAY_PORT: u16 = 15443;
 
 /// Longest name of a host or a pod, in bytes (RFC 1035 2.3.4; Kubernetes).
 const NAME_MAX: usize = 253;

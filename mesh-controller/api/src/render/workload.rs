@@ -1,5 +1,6 @@
 //! The agent's pod, its rights and its Services.
 
+use mesh_core::contract::{GATEWAY_PORT, SERVICE_PORT as INTAKE_PORT};
 use serde_json::{Value, json};
 
 use super::member::{
@@ -8,10 +9,6 @@ use super::member::{
 };
 use crate::{GROUP, NAMESPACE, TELEMETRY_NAMESPACE, labels};
 
-/// Port of the intake: what `<region>-vmauth` leads to.
-const INTAKE_PORT: u16 = 8427;
-/// Port of the gateway (Istio's east-west gateways listen there too).
-const GATEWAY_PORT: u16 = 15443;
 /// Port of the agent's health and metrics.
 const ADMIN_PORT: u16 = 15014;
 /// Seconds that Envoy drains connections of a listener or filter chain that goes away.
