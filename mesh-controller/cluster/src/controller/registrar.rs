@@ -37,9 +37,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Writes of one object's status within [`WINDOW`]: more than an enrolment takes. A member that changes its word all
+/// Writes of one object's status within [`WINDOW`]: several enrolments and faults a minute fit. A member that changes its word all
 /// the time is heard this often and no more.
-const BURST: usize = 20;
+const BURST: usize = 60;
 /// See [`BURST`].
 const WINDOW: Duration = Duration::from_mins(1);
 
