@@ -102,6 +102,7 @@ pub(crate) fn told(signer: &Signer) -> Intermediate {
     Intermediate {
         generation: signer.generation,
         fingerprint: facts.fingerprint.clone(),
+        serial: facts.serial.clone(),
         not_after: facts.not_after.to_string(),
         certificate: signer.authority.cert_pem(),
     }

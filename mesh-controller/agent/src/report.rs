@@ -8,7 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use mesh_api::{
-    agent::{self as api, Replica, ReplicaPath},
+    agent::{self as api, LedgerEntry, Replica, ReplicaPath},
     member::Intermediate,
 };
 use mesh_cluster::{
@@ -164,7 +164,15 @@ impl Draft {
             version: version.to_owned(),
             accepted_generation: self.accepted,
             rejected: self.rejected.clone(),
-            leaves_until: self.ledger.map(|end| end.to_string()),
+            ledger: self
+                .ledger
+                .map(|end| LedgerEntry {
+                    signer: 1,
+                    bundle: 0,
+                    until: end.to_string(),
+                })
+                .into_iter()
+                .collect(),
             paths: self
                 .paths
                 .iter()
@@ -195,6 +203,15 @@ impl Draft {
             unresolved: self.unresolved.get(region).map(told),
         }
     }
+}
+
+/// The latest end in the ledger.
+fn until(replica: &Replica) -> Option<&str> {
+    replica
+        .ledger
+        .iter()
+        .map(|entry| entry.until.as_str())
+        .max()
 }
 
 /// A path that is as an earlier life of this pod has told is so since then.
@@ -264,8 +281,7 @@ impl Reporter {
                     .replicas
                     .iter()
                     .find(|replica| replica.pod == self.pod);
-                self.board
-                    .ledger_confirm(mine.and_then(|replica| replica.leaves_until.as_deref()));
+                self.board.ledger_confirm(mine.and_then(until));
                 // What an earlier life of this pod has handed out may still be alive.
                 if let Some(known) = self.board.ledger_written() {
                     self.board.ledger(known);
@@ -285,7 +301,7 @@ impl Reporter {
                     match self.cluster.report_replica(&replica).await {
                         Ok(()) => {
                             failures = 0;
-                            self.board.ledger_confirm(replica.leaves_until.as_deref());
+                            self.board.ledger_confirm(until(&replica));
                             last = Some((replica, Instant::now()));
                         }
                         Err(error) => {

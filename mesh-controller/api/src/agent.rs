@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     member::{Address, Intermediate, Role},
-    mesh::{Backend, Grant},
+    mesh::{Backend, Grant, WorkloadIssuer},
 };
 
 /// What the agent of this member is to serve. Written by the controller; lives in the member, so that the
@@ -57,6 +57,9 @@ pub struct MeshAgentSpec {
     pub root: Root,
     /// The generation of the intermediate it signs with.
     pub signer_generation: u32,
+    /// A generation that is to be held besides, so that peers can learn to trust it before anything is signed with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepare_generation: Option<u32>,
     /// Seconds that a leaf lives.
     #[schemars(range(min = 10))]
     pub leaf_seconds: u32,
@@ -78,6 +81,60 @@ pub struct MeshAgentSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["region".into()]))]
     pub consume: Vec<Consume>,
+    /// Certificates for workloads of this cluster; absent: nobody here is given any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<Workloads>,
+    /// Revocation lists of other CAs: the root's, and those of members whose certificates are seen here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["issuer".into()]))]
+    pub crls: Vec<Crl>,
+}
+
+/// How workloads of this cluster get certificates.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(crates(kube_core = "kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct Workloads {
+    /// Who signs them.
+    pub issuer: WorkloadIssuer,
+    /// Trust domain of their SPIFFE IDs.
+    pub trust_domain: String,
+    /// What they are to trust.
+    pub bundle: Bundle,
+    /// Seconds that a certificate lives when nothing else is asked for.
+    #[schemars(range(min = 10))]
+    pub default_seconds: u32,
+    /// Seconds that a certificate lives at most; a request for more is refused.
+    #[schemars(range(min = 10))]
+    pub max_seconds: u32,
+    /// Service accounts, `namespace/name`, that may ask for certificates of pods on their own node (ztunnel).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub node_accounts: Vec<String>,
+    /// DNS names by which the CA is called: those on its serving certificate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub service_names: Vec<String>,
+}
+
+/// Roots that are trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Bundle {
+    /// Grows by one whenever the roots change.
+    pub generation: u32,
+    /// The roots, PEM; order and bytes stay while the generation does.
+    pub roots: Vec<String>,
+}
+
+/// A certificate revocation list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Crl {
+    /// SHA-256 of the public key that signed it (`SubjectPublicKeyInfo`), lower-case hex: one list per key.
+    pub issuer: String,
+    /// The list, PEM.
+    pub list: String,
 }
 
 /// A root certificate.
@@ -147,10 +204,37 @@ pub struct MeshAgentStatus {
     /// Why there is no intermediate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<Obstacle>,
+    /// The revocation lists of its own intermediates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub crls: Vec<Crl>,
+    /// What workloads of this cluster are given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<WorkloadsStatus>,
     /// One entry per pod; each pod writes its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["pod".into()]))]
     pub replicas: Vec<Replica>,
+}
+
+/// What workloads of this cluster are given.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(crates(kube_core = "kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadsStatus {
+    /// The generation of the bundle that stands in every namespace, once it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<u32>,
+    /// Namespaces whose root ConfigMap belongs to somebody else and is left alone; at most ten are named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub foreign: Vec<String>,
+    /// Generation of the intermediate in Secret istio-system/cacerts, when istiod signs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cacerts: Option<u32>,
+    /// What is not as it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<Obstacle>,
 }
 
 /// Something that stands in the way.
@@ -178,14 +262,27 @@ pub struct Replica {
     /// What Envoy refused last, in its own words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<String>,
-    /// Latest end of any leaf this pod has handed out or will hand out before it writes this again
-    /// (the ledger, written ahead), RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub leaves_until: Option<String>,
+    /// The ledger of this pod, written ahead: per generation of signer and bundle, the latest end of any leaf that it
+    /// has handed out or will hand out before it writes this again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub ledger: Vec<LedgerEntry>,
     /// Its probes and resolutions, one entry per region.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["region".into()]))]
     pub paths: Vec<ReplicaPath>,
+}
+
+/// One line of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LedgerEntry {
+    /// Generation of the intermediate that signed.
+    pub signer: u32,
+    /// Generation of the bundle that was handed out with the leaf.
+    pub bundle: u32,
+    /// No leaf of the two lives longer, RFC 3339.
+    pub until: String,
 }
 
 /// What one pod sees of one region.

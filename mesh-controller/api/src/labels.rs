@@ -39,6 +39,16 @@ pub const GATEWAY_NAME: &str = "mesh-gateway";
 pub const MESH_AGENT: &str = "mesh";
 /// Secret in a member that holds its intermediate; its key never leaves the member.
 pub const INTERMEDIATE_SECRET: &str = "mesh-intermediate";
+/// Name of the Service by which the CA is called.
+pub const CA_NAME: &str = "mesh-ca";
+/// Name of the agent's roles that it has for workload certificates.
+pub const CA_ROLE: &str = "mesh-agent-ca";
+/// `ConfigMap` with the roots, key `root-cert.pem`, in every namespace (Istio's name).
+pub const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
+/// `ConfigMap` with revocation lists, key `ca-crl.pem`, in every namespace (Istio's name).
+pub const CRL_CONFIG_MAP: &str = "istio-ca-crl";
+/// Secret that istiod signs with (Istio's name).
+pub const CACERTS_SECRET: &str = "cacerts";
 /// Signer name of certificate requests for intermediates.
 pub const SIGNER: &str = "mesh.kof.k0rdent.mirantis.com/intermediate";
 /// The user that agents are to their own API server.

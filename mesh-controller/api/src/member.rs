@@ -164,6 +164,9 @@ pub struct Intermediate {
     pub generation: u32,
     /// SHA-256 of the certificate, lower-case hex.
     pub fingerprint: String,
+    /// Its serial number, lower-case hex.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub serial: String,
     /// When it ends, RFC 3339.
     pub not_after: String,
     /// The certificate, PEM. Kept here so that peers can go on trusting a member that cannot be asked.

@@ -73,6 +73,91 @@ pub struct MeshSpec {
     /// The agents in members.
     #[serde(default)]
     pub agent: AgentOptions,
+    /// Certificates for workloads of members. Absent: nobody but gateways is given any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<WorkloadOptions>,
+    /// Intermediates that nobody is to believe any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["serial".into()]))]
+    pub revoked: Vec<Revoked>,
+}
+
+/// Certificates for workloads of members.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(crates(kube_core = "kube_core"))]
+pub struct WorkloadOptions {
+    /// Who signs them: our agent, or the member's own istiod with an intermediate that the agent gives to it.
+    #[serde(default)]
+    pub issuer: WorkloadIssuer,
+    /// How long they live when nothing else is asked for. Default: `lifetimes.leaf`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^([0-9]+[smhd])+$"))]
+    pub lifetime: Option<String>,
+    /// How long they live at most; more is refused.
+    #[serde(default = "workload_most")]
+    #[schemars(regex(pattern = r"^([0-9]+[smhd])+$"))]
+    pub max_lifetime: String,
+    /// Service accounts, `namespace/name`, that may ask for certificates of pods on their own node: ztunnel's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub node_accounts: Vec<String>,
+    /// Services in members by which the CA is called besides `istio-system/mesh-ca`, in place of the software they are named after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub services: Vec<CaService>,
+}
+
+fn workload_most() -> String {
+    "7d".to_owned()
+}
+
+impl Default for WorkloadOptions {
+    fn default() -> Self {
+        Self {
+            issuer: WorkloadIssuer::default(),
+            lifetime: None,
+            max_lifetime: workload_most(),
+            node_accounts: Vec::new(),
+            services: Vec::new(),
+        }
+    }
+}
+
+/// Who signs workload certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkloadIssuer {
+    /// Our agent, over `istio.v1.auth.IstioCertificateService`.
+    #[default]
+    Agent,
+    /// The member's istiod, with an intermediate in Secret `istio-system/cacerts`.
+    Istiod,
+}
+
+/// A Service by which installations of Istio call their CA.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum CaService {
+    /// `cert-manager/cert-manager-istio-csr:443`.
+    IstioCsr,
+    /// `istio-system/istiod:15012`, for clusters without an istiod.
+    Istiod,
+}
+
+/// An intermediate that nobody is to believe any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Revoked {
+    /// Its serial number, lower-case hex, as `MeshMember.status.intermediates` shows it.
+    #[schemars(length(min = 1, max = 40), regex(pattern = r"^[0-9a-f]+$"))]
+    pub serial: String,
+    /// Why, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub reason: Option<String>,
 }
 
 fn trust_domain() -> String {
@@ -82,17 +167,36 @@ fn trust_domain() -> String {
 /// Where the root of a mesh comes from.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(crates(kube_core = "kube_core"), validation = Rule::new("has(self.secretName) || (has(self.generate) && self.generate)").message("root needs secretName (an existing root) or generate: true"))]
+#[x_kube(crates(kube_core = "kube_core"), validation = Rule::new("has(self.secretName) || has(self.pkcs11) || (has(self.generate) && self.generate)").message("root needs secretName (an existing root), pkcs11 (a key in a token) or generate: true"))]
 pub struct RootSource {
     /// Make a root once, if none was ever recorded for this mesh. A recorded root that is missing is never
     /// replaced: restore its Secret.
     #[serde(default)]
     pub generate: bool,
-    /// Secret in namespace istio-system with `tls.crt` and `tls.key`. Adopted when it exists; written when
-    /// the root is generated. Default: `<mesh>-mesh-root`.
+    /// Secret in namespace istio-system, adopted when it exists as it is: `tls.crt` and `tls.key` (cert-manager), or
+    /// `ca-cert.pem` and `ca-key.pem` (Istio's `istio-ca-secret`, or `cacerts` with a root in it). Written, as the first, when the root is
+    /// generated. Default: `<mesh>-mesh-root`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: Option<String>,
+    /// The root's key is in a PKCS#11 token; `secretName` then names the Secret with its certificate alone (`tls.crt`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pkcs11: Option<Pkcs11>,
+}
+
+/// A key in a PKCS#11 token. Which module is loaded is the deployment's decision (`--pkcs11-module` of the controller).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pkcs11 {
+    /// Label of the token.
+    #[schemars(length(min = 1, max = 32))]
+    pub token_label: String,
+    /// Label (`CKA_LABEL`) of the key pair.
+    #[schemars(length(min = 1, max = 256))]
+    pub key_label: String,
+    /// Secret in namespace istio-system whose entry `pin` opens the token.
+    #[schemars(length(min = 1, max = 253))]
+    pub pin_secret_name: String,
 }
 
 /// How long certificates live, written like `90s`, `24h`, `365d`.
@@ -242,6 +346,13 @@ pub struct MeshStatus {
     /// The root. Once recorded it is never replaced silently.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<RootStatus>,
+    /// How far revocations have come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub revocations: Vec<RevocationStatus>,
+    /// The root's revocation list, PEM, as it was signed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crl: Option<String>,
     /// Members, also those that leave.
     #[serde(default)]
     pub members: i32,
@@ -266,4 +377,38 @@ pub struct RootStatus {
     pub not_after: String,
     /// Secret in namespace istio-system that holds it.
     pub secret_name: String,
+    /// What is the matter with it, and what that costs; worst first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<RootFinding>,
+}
+
+/// Something found in a root.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RootFinding {
+    /// `Warning` or `Note`.
+    pub severity: String,
+    /// What was found.
+    pub what: String,
+    /// What it costs.
+    pub costs: String,
+}
+
+/// How far a revocation has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevocationStatus {
+    /// The intermediate's serial number, lower-case hex.
+    pub serial: String,
+    /// Whose it is; absent: no member is known to have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// When the wish was seen, RFC 3339.
+    pub since: String,
+    /// Seconds from then until every Envoy of every member that believed it had let go of it, as the Envoys said; absent: not yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done_after_seconds: Option<u32>,
+    /// Members that have not confirmed yet; at most ten are named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<String>,
 }

@@ -8,7 +8,7 @@ mod mesh;
 pub use access::{Auth, ClusterAccess, Redacted, SecretRef, kubeconfig, kubeconfig_ref};
 pub use agent::{agent, gateway, remembered};
 pub use enrolment::{Membership, claim, membership};
-pub use mesh::{MeshRules, mesh};
+pub use mesh::{MeshRules, WorkloadRules, mesh};
 use mesh_core::facts::Obstacle;
 
 fn obstacle(reason: &str, message: impl Into<String>) -> Obstacle {

@@ -182,6 +182,7 @@ fn loaded(
         fingerprint: facts.fingerprint.clone(),
         not_after: facts.not_after.to_string(),
         secret_name: name.to_owned(),
+        findings: Vec::new(),
     };
     let facts = RootFacts {
         generation,

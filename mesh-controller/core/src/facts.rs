@@ -236,6 +236,8 @@ pub struct Anchor {
     pub certificate: String,
     /// SHA-256 of its DER, lower-case hex.
     pub fingerprint: String,
+    /// Its serial number, lower-case hex.
+    pub serial: String,
     /// When it ends.
     pub not_after: Timestamp,
 }

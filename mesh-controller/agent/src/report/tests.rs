@@ -32,10 +32,7 @@ fn a_replica_is_told_as_it_is() {
     )]));
     let replica = board.draft.borrow().replica("pod-a", "0.1.0");
     assert_eq!(replica.accepted_generation, Some(3));
-    assert_eq!(
-        replica.leaves_until.as_deref(),
-        Some("2026-11-21T04:00:00Z")
-    );
+    assert_eq!(until(&replica), Some("2026-11-21T04:00:00Z"));
     assert_eq!(replica.paths[0].reason, "Answered");
     assert!(replica.paths[0].ready && !replica.paths[1].ready);
     assert_eq!(replica.paths[1].reason, "ConnectFailed");
@@ -101,6 +98,7 @@ fn what_is_shared_keeps_the_last_intermediates_and_tells_the_nearest_obstacle() 
     let one = Intermediate {
         generation: 1,
         fingerprint: "f".to_owned(),
+        serial: "5".to_owned(),
         not_after: "2026-11-21T04:00:00Z".to_owned(),
         certificate: "c".to_owned(),
     };

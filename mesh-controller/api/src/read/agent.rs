@@ -146,6 +146,7 @@ pub fn remembered(status: &MeshMemberStatus) -> (Vec<Anchor>, BTreeSet<Target>, 
                 generation: entry.generation,
                 certificate: entry.certificate.clone(),
                 fingerprint: entry.fingerprint.clone(),
+                serial: entry.serial.clone(),
                 not_after: entry.not_after.parse().ok()?,
             })
         })

@@ -31,8 +31,25 @@ pub struct MeshRules {
     pub generate_root: bool,
     /// The Secret of the root, in namespace istio-system.
     pub root_secret: String,
+    /// Certificates for workloads.
+    pub workloads: Option<WorkloadRules>,
     /// Namespaces, besides the ClusterDeployment's, that kubeconfigs may come from.
     pub credential_namespaces: Vec<String>,
+}
+
+/// How workloads of members get certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadRules {
+    /// Who signs them.
+    pub issuer: api::WorkloadIssuer,
+    /// How long they live when nothing else is asked for.
+    pub life: Lifetime,
+    /// How long they live at most.
+    pub most: Lifetime,
+    /// Service accounts, `namespace/name`, that may ask for pods of their node.
+    pub node_accounts: Vec<String>,
+    /// Services by which the CA is called besides its own.
+    pub services: Vec<api::CaService>,
 }
 
 /// Reads a `Mesh`.
@@ -88,6 +105,41 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
             .secret_name
             .clone()
             .unwrap_or_else(|| format!("{name}-mesh-root")),
+        workloads: spec
+            .workloads
+            .as_ref()
+            .map(|wished| {
+                let text = wished.lifetime.as_ref().unwrap_or(&spec.lifetimes.leaf);
+                let rules = WorkloadRules {
+                    issuer: wished.issuer,
+                    life: life("spec.workloads.lifetime", text, 10)?,
+                    most: life("spec.workloads.maxLifetime", &wished.max_lifetime, 10)?,
+                    node_accounts: wished.node_accounts.clone(),
+                    services: wished.services.clone(),
+                };
+                let account = |text: &String| {
+                    text.split_once('/').is_none_or(|(ns, name)| {
+                        ns.is_empty() || name.is_empty() || name.contains('/')
+                    })
+                };
+                if let Some(bad) = rules.node_accounts.iter().find(|text| account(text)) {
+                    return Err(refuse(
+                        "spec.workloads.nodeAccounts",
+                        format!("{bad:?} is not namespace/name"),
+                    ));
+                }
+                if rules.life > rules.most {
+                    return Err(refuse(
+                        "spec.workloads",
+                        format!(
+                            "lifetime {} is longer than maxLifetime {}",
+                            rules.life, rules.most
+                        ),
+                    ));
+                }
+                Ok(rules)
+            })
+            .transpose()?,
         credential_namespaces: spec.credential_namespaces.clone(),
     };
     if rules.leaf_life > rules.intermediate_life || rules.intermediate_life > rules.root_life {

@@ -6,13 +6,14 @@ use mesh_core::{
     plan::{Consume, Delivery, Trust},
 };
 
-use super::member::MemberSettings;
+use super::{member::MemberSettings, workload};
 use crate::{
     NAMESPACE, TELEMETRY_NAMESPACE,
     agent::{self as api, MeshAgentSpec},
     labels,
     member::{self, Address},
     mesh,
+    read::WorkloadRules,
 };
 
 /// What the agent of a member is to serve.
@@ -52,6 +53,7 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
             certificate: delivery.root.certificate.clone(),
         },
         signer_generation: 1,
+        prepare_generation: None,
         leaf_seconds: settings.leaf_seconds,
         intermediate_seconds: settings.intermediate_seconds,
         trusts: delivery
@@ -66,6 +68,27 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
             Vec::new()
         },
         consume: consume.collect(),
+        workloads: settings
+            .workloads
+            .as_ref()
+            .map(|rules| workloads(delivery, rules)),
+        crls: Vec::new(),
+    }
+}
+
+/// How workloads get certificates.
+fn workloads(delivery: &Delivery, rules: &WorkloadRules) -> api::Workloads {
+    api::Workloads {
+        issuer: rules.issuer,
+        trust_domain: delivery.trust_domain.to_string(),
+        bundle: api::Bundle {
+            generation: delivery.root.generation,
+            roots: vec![delivery.root.certificate.clone()],
+        },
+        default_seconds: rules.life.as_secs(),
+        max_seconds: rules.most.as_secs(),
+        node_accounts: rules.node_accounts.clone(),
+        service_names: workload::ca_names(rules),
     }
 }
 

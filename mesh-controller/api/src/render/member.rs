@@ -4,7 +4,13 @@ use mesh_core::plan::Delivery;
 use serde_json::{Value, json};
 
 use super::{intent::mesh_agent, workload};
-use crate::{GROUP, NAMESPACE, TELEMETRY_NAMESPACE, agent::MeshAgent, labels};
+use crate::{
+    GROUP, NAMESPACE, TELEMETRY_NAMESPACE,
+    agent::MeshAgent,
+    labels,
+    mesh::{CaService, WorkloadIssuer},
+    read::WorkloadRules,
+};
 
 /// What the objects in a member need besides the delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +33,8 @@ pub struct MemberSettings {
     pub leaf_seconds: u32,
     /// Seconds that an intermediate lives.
     pub intermediate_seconds: u32,
+    /// Certificates for workloads.
+    pub workloads: Option<WorkloadRules>,
     /// Log filter of the agent.
     pub log: String,
 }
@@ -142,6 +150,15 @@ pub fn member_objects(delivery: &Delivery, settings: &MemberSettings) -> Vec<Ren
         ),
     ];
     objects.extend(workload::roles(&make));
+    if let Some(rules) = &settings.workloads {
+        objects.extend(workload::ca_roles(&make));
+        if rules.issuer == WorkloadIssuer::Agent {
+            if rules.services.contains(&CaService::IstioCsr) {
+                objects.push(make.object(NAMESPACE_KIND, None, "cert-manager", json!({})));
+            }
+            objects.extend(workload::ca_services(&make, rules));
+        }
+    }
     objects.push(make.object(
         AGENT,
         Some(NAMESPACE),

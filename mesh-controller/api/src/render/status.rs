@@ -116,6 +116,7 @@ pub fn member_status(
             .map(|anchor| Intermediate {
                 generation: anchor.generation,
                 fingerprint: anchor.fingerprint,
+                serial: anchor.serial,
                 not_after: anchor.not_after.to_string(),
                 certificate: anchor.certificate,
             })
@@ -241,6 +242,8 @@ pub fn mesh_status(
         data_plane: Some(DataPlane::Envoy),
         // What was recorded stays recorded: a root that is missing now is missed, not forgotten.
         root: root.as_ref().ok().cloned().or_else(|| before.root.clone()),
+        revocations: before.revocations.clone(),
+        crl: before.crl.clone(),
         members: count(members.len()),
         ready_members: count(ready),
         conditions: vec![condition(&said, &before.conditions, generation, now)],

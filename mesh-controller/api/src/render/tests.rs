@@ -22,6 +22,7 @@ fn settings() -> MemberSettings {
         replicas: 2,
         leaf_seconds: 86_400,
         intermediate_seconds: 31_536_000,
+        workloads: None,
         log: "info".to_owned(),
     }
 }
@@ -33,6 +34,7 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
             generation: 1,
             certificate: format!("PEM of {peer}"),
             fingerprint: "ff".to_owned(),
+            serial: "5".to_owned(),
             not_after: "2030-01-01T00:00:00Z".parse().unwrap(),
         }],
     };

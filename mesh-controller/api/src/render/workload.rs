@@ -7,8 +7,10 @@ use super::member::{
     CLUSTER_ROLE, CLUSTER_ROLE_BINDING, DEPLOYMENT, Make, MemberSettings, ROLE, ROLE_BINDING,
     Rendered, SERVICE,
 };
-use crate::{GROUP, NAMESPACE, TELEMETRY_NAMESPACE, labels};
+use crate::{GROUP, NAMESPACE, TELEMETRY_NAMESPACE, labels, mesh::CaService, read::WorkloadRules};
 
+/// Port on which the agent issues workload certificates; istiod's number for the same.
+const CA_PORT: u16 = 15012;
 /// Port of the agent's health and metrics.
 const ADMIN_PORT: u16 = 15014;
 /// Seconds that Envoy drains connections of a listener or filter chain that goes away.
@@ -64,6 +66,79 @@ pub(super) fn roles(make: &Make<'_>) -> Vec<Rendered> {
             json!({ "subjects": subjects, "roleRef": role_ref("Role") }),
         ),
     ]
+}
+
+/// What the agent may do besides when it has to do with workload certificates.
+pub(super) fn ca_roles(make: &Make<'_>) -> Vec<Rendered> {
+    let subjects =
+        json!([{ "kind": "ServiceAccount", "name": labels::AGENT_NAME, "namespace": NAMESPACE }]);
+    let rules = json!([
+        // Who asks.
+        { "apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"] },
+        { "nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"], "verbs": ["get"] },
+        // Whether a node's account asks for a pod of its node.
+        { "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"] },
+        // Roots and revocation lists into every namespace; Kubernetes cannot limit `create` to a name.
+        { "apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"] },
+        { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"] },
+        { "apiGroups": [""], "resources": ["configmaps"], "resourceNames": [labels::ROOT_CONFIG_MAP, labels::CRL_CONFIG_MAP], "verbs": ["get", "list", "watch", "patch", "update", "delete"] },
+    ]);
+    let own = json!([
+        { "apiGroups": [""], "resources": ["secrets"], "resourceNames": [labels::CACERTS_SECRET], "verbs": ["get", "update", "patch", "delete"] },
+    ]);
+    let role_ref = |kind: &str| json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": labels::CA_ROLE });
+    let name = labels::CA_ROLE;
+    let bound = |kind: &str| json!({ "subjects": subjects, "roleRef": role_ref(kind) });
+    vec![
+        make.object(CLUSTER_ROLE, None, name, json!({ "rules": rules })),
+        make.object(CLUSTER_ROLE_BINDING, None, name, bound("ClusterRole")),
+        make.object(ROLE, Some(NAMESPACE), name, json!({ "rules": own })),
+        make.object(ROLE_BINDING, Some(NAMESPACE), name, bound("Role")),
+    ]
+}
+
+/// Where the CA is called: namespace, name and ports of its Services.
+fn ca_places(rules: &WorkloadRules) -> Vec<(&'static str, &'static str, Vec<u16>)> {
+    let mut places = vec![(NAMESPACE, labels::CA_NAME, vec![443, CA_PORT])];
+    places.extend(rules.services.iter().map(|service| match service {
+        CaService::IstioCsr => ("cert-manager", "cert-manager-istio-csr", vec![443]),
+        CaService::Istiod => (NAMESPACE, "istiod", vec![CA_PORT]),
+    }));
+    places
+}
+
+/// The names by which the CA is called.
+pub(super) fn ca_names(rules: &WorkloadRules) -> Vec<String> {
+    ca_places(rules)
+        .into_iter()
+        .flat_map(|(namespace, name, _)| {
+            [
+                format!("{name}.{namespace}.svc"),
+                format!("{name}.{namespace}.svc.cluster.local"),
+            ]
+        })
+        .collect()
+}
+
+/// The Services by which the CA is called.
+pub(super) fn ca_services(make: &Make<'_>, rules: &WorkloadRules) -> Vec<Rendered> {
+    ca_places(rules)
+        .into_iter()
+        .map(|(namespace, name, ports)| {
+            let ports: Vec<Value> = ports
+                .into_iter()
+                .map(|port| json!({ "name": format!("grpc-{port}"), "port": port, "targetPort": CA_PORT, "protocol": "TCP" }))
+                .collect();
+            let spec = if namespace == NAMESPACE {
+                json!({ "type": "ClusterIP", "ports": ports, "selector": { "app": labels::AGENT_NAME } })
+            } else {
+                // Pods of another namespace: only a name can lead to them.
+                let to = format!("{}.{NAMESPACE}.svc.cluster.local", labels::CA_NAME);
+                json!({ "type": "ExternalName", "externalName": to, "ports": ports })
+            };
+            make.object(SERVICE, Some(namespace), name, json!({ "spec": spec }))
+        })
+        .collect()
 }
 
 /// How others reach this member's gateway.
@@ -162,7 +237,10 @@ fn agent(settings: &MemberSettings) -> Value {
             from_pod("POD_NAME", "metadata.name"),
             { "name": "RUST_LOG", "value": settings.log },
         ],
-        "ports": [{ "name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP" }],
+        "ports": [
+            { "name": "admin", "containerPort": ADMIN_PORT, "protocol": "TCP" },
+            { "name": "ca", "containerPort": CA_PORT, "protocol": "TCP" },
+        ],
         "readinessProbe": { "httpGet": { "path": "/readyz", "port": ADMIN_PORT, "scheme": "HTTP" }, "periodSeconds": 1, "failureThreshold": 2 },
         "livenessProbe": { "httpGet": { "path": "/healthz", "port": ADMIN_PORT, "scheme": "HTTP" }, "periodSeconds": 10, "failureThreshold": 6 },
         "resources": { "requests": { "cpu": "20m", "memory": "32Mi" }, "limits": { "memory": "256Mi" } },

@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use mesh_api::{
     member::MeshMember,
-    read::{self, Membership, MeshRules, SecretRef},
+    read::{self, Membership, MeshRules, SecretRef, WorkloadRules},
 };
 use mesh_core::{
     facts::{Facts, MemberFacts, MemberKey, Obstacle},
@@ -72,6 +72,7 @@ pub(crate) struct Terms {
     pub(crate) replicas: i32,
     pub(crate) leaf_seconds: u32,
     pub(crate) intermediate_seconds: u32,
+    pub(crate) workloads: Option<WorkloadRules>,
 }
 
 /// What the task of one member is to do.
@@ -198,6 +199,7 @@ fn terms(mesh: &MeshName, root: &Root, rules: &MeshRules, facts: &MemberFacts) -
         replicas: rules.replicas,
         leaf_seconds: rules.leaf_life.as_secs(),
         intermediate_seconds: rules.intermediate_life.as_secs(),
+        workloads: rules.workloads.clone(),
     })
 }
 

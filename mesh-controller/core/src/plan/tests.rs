@@ -28,6 +28,7 @@ fn anchor(of: &str) -> Anchor {
         generation: 1,
         certificate: format!("PEM of {of}"),
         fingerprint: of.to_owned(),
+        serial: of.to_owned(),
         not_after: at(9_000_000),
     }
 }

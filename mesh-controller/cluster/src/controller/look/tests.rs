@@ -77,6 +77,7 @@ fn state() -> State {
         root: RootSource {
             generate: true,
             secret_name: None,
+            pkcs11: None,
         },
         ..MeshSpec::default()
     };

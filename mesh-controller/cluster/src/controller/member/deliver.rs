@@ -258,6 +258,7 @@ fn settings(common: &Common, terms: &Terms, member: &str) -> MemberSettings {
         replicas: terms.replicas,
         leaf_seconds: terms.leaf_seconds,
         intermediate_seconds: terms.intermediate_seconds,
+        workloads: terms.workloads.clone(),
         log: common.settings.log.clone(),
     }
 }

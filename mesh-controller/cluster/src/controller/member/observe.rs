@@ -110,6 +110,7 @@ impl Member {
                 generation: shown.generation,
                 certificate: shown.certificate.clone(),
                 fingerprint: facts.fingerprint,
+                serial: facts.serial,
                 not_after: facts.not_after,
             }),
             Err(error) => {

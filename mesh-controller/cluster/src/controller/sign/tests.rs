@@ -29,6 +29,7 @@ fn terms() -> Terms {
         replicas: 2,
         leaf_seconds: 60,
         intermediate_seconds: 3600,
+        workloads: None,
     }
 }
 
