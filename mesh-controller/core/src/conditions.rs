@@ -204,12 +204,23 @@ impl View<'_> {
     }
 
     fn intermediate(&self) -> Word {
-        if let Some(anchor) = self.member.anchors.first() {
+        let revoked = &self.facts.revoked;
+        let anchors = &self.member.anchors;
+        if let Some(anchor) = anchors.iter().find(|anchor| !anchor.is_among(revoked)) {
             return fine(
                 "Issued",
                 format!(
                     "generation {}, until {}",
                     anchor.generation, anchor.not_after
+                ),
+            );
+        }
+        if let Some(anchor) = anchors.first() {
+            return wait(
+                "Revoked",
+                format!(
+                    "generation {}, serial {}, is revoked; waiting for the next generation",
+                    anchor.generation, anchor.serial
                 ),
             );
         }
@@ -265,7 +276,7 @@ impl View<'_> {
             return wait("AgentBehind", behind);
         }
         for (name, peer) in self.regions {
-            if peer.facts.anchors.is_empty() {
+            if peer.facts.trusted_by(&self.facts.revoked).is_empty() {
                 return wait(
                     "RegionWithoutIntermediate",
                     format!("region {name} has no intermediate yet"),
@@ -275,7 +286,7 @@ impl View<'_> {
                 d.delivery
                     .trusts
                     .get(&self.seat.claim.cluster)
-                    .is_some_and(|t| t.anchors == self.member.trusted_by())
+                    .is_some_and(|t| t.anchors == self.member.trusted_by(&self.facts.revoked))
             });
             // After a restart nobody has asked the region yet; its probe tells the truth sooner.
             if !knows_us && peer.facts.delivered.is_some() {

@@ -75,6 +75,8 @@ pub struct Facts {
     pub contract: Contract,
     /// Whether the root can sign; if not, why.
     pub root: Result<RootFacts, Obstacle>,
+    /// Serial numbers of certificates that nobody is to believe any more, as [`plain_serial`] writes them.
+    pub revoked: BTreeSet<String>,
     /// The members, also those that leave.
     pub members: BTreeMap<MemberKey, MemberFacts>,
 }
@@ -118,12 +120,14 @@ pub struct MemberFacts {
 const ANCHORS_MAX: usize = 4;
 
 impl MemberFacts {
-    /// The certificates that peers are told to trust this member by: each once, newest first, and not more than a rotation needs.
+    /// The certificates that peers are told to trust this member by: each once, newest first, none that is revoked, and not more
+    /// than a rotation needs.
     #[must_use]
-    pub fn trusted_by(&self) -> Vec<Anchor> {
+    pub fn trusted_by(&self, revoked: &BTreeSet<String>) -> Vec<Anchor> {
         let mut seen = BTreeSet::new();
         self.anchors
             .iter()
+            .filter(|anchor| !anchor.is_among(revoked))
             .filter(|anchor| seen.insert(anchor.fingerprint.as_str()))
             .take(ANCHORS_MAX)
             .cloned()
@@ -242,6 +246,20 @@ pub struct Anchor {
     pub not_after: Timestamp,
 }
 
+impl Anchor {
+    /// Whether its serial number is one of these.
+    #[must_use]
+    pub fn is_among(&self, serials: &BTreeSet<String>) -> bool {
+        !serials.is_empty() && serials.contains(&plain_serial(&self.serial))
+    }
+}
+
+/// A serial number as it is compared: lower-case hex without leading zeros, which people and programs write as they like.
+#[must_use]
+pub fn plain_serial(serial: &str) -> String {
+    serial.trim_start_matches('0').to_ascii_lowercase()
+}
+
 /// Where a gateway is reached.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Target {
@@ -254,6 +272,12 @@ pub struct Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_serial_number_is_the_same_however_it_is_written() {
+        assert_eq!(plain_serial("00AbC0"), plain_serial("abc0"));
+        assert_ne!(plain_serial("abc0"), plain_serial("abc"));
+    }
 
     #[test]
     fn a_message_is_cut_between_characters() {

@@ -275,7 +275,8 @@ fn delivery(facts: &Facts, admitted: &Admitted, seat: &Seat, root: &RootFacts) -
     let mut consume = BTreeMap::new();
     for peer in peers(facts, admitted) {
         let name = &peer.seat.claim.cluster;
-        let trusted = !peer.facts.anchors.is_empty();
+        let anchors = peer.facts.trusted_by(&facts.revoked);
+        let trusted = !anchors.is_empty();
         if let Some(caller) = calls(&peer.seat.claim, &seat.claim)
             && trusted
         {
@@ -299,7 +300,7 @@ fn delivery(facts: &Facts, admitted: &Admitted, seat: &Seat, root: &RootFacts) -
                 name.clone(),
                 Trust {
                     trust_domain,
-                    anchors: peer.facts.trusted_by(),
+                    anchors,
                 },
             );
         }

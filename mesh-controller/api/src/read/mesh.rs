@@ -1,8 +1,10 @@
 //! `Mesh` to rules.
 
+use std::collections::BTreeSet;
+
 use mesh_core::{
     contract::{Backend, Caller, Contract, Grant, Protocol},
-    facts::Obstacle,
+    facts::{Obstacle, plain_serial},
     lifetime::Lifetime,
     names::{MeshName, TrustDomain},
 };
@@ -33,6 +35,8 @@ pub struct MeshRules {
     pub root_secret: String,
     /// Certificates for workloads.
     pub workloads: Option<WorkloadRules>,
+    /// Serial numbers of intermediates that nobody is to believe any more, as [`plain_serial`] writes them.
+    pub revoked: BTreeSet<String>,
     /// Namespaces, besides the ClusterDeployment's, that kubeconfigs may come from.
     pub credential_namespaces: Vec<String>,
 }
@@ -140,6 +144,11 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
                 Ok(rules)
             })
             .transpose()?,
+        revoked: spec
+            .revoked
+            .iter()
+            .map(|revoked| plain_serial(&revoked.serial))
+            .collect(),
         credential_namespaces: spec.credential_namespaces.clone(),
     };
     if rules.leaf_life > rules.intermediate_life || rules.intermediate_life > rules.root_life {

@@ -1,5 +1,7 @@
 //! What is told about members and meshes.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use mesh_core::{
@@ -111,7 +113,8 @@ pub fn member_status(
         gateway: (!gateway.is_empty()).then(|| gateway.join(",")),
         addresses,
         intermediates: facts
-            .trusted_by()
+            // Also what is revoked: it says whose it was.
+            .trusted_by(&BTreeSet::new())
             .into_iter()
             .map(|anchor| Intermediate {
                 generation: anchor.generation,

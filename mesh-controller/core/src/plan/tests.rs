@@ -76,6 +76,7 @@ fn fleet() -> Facts {
             generation: 1,
             certificate: "root".to_owned(),
         }),
+        revoked: BTreeSet::new(),
         members: BTreeMap::from([
             (
                 key("management"),
@@ -467,6 +468,35 @@ fn a_member_does_not_fill_its_peers_with_certificates() {
 
 /// A claim that could not be kept may become one that can (a label is mended), and a server may say tomorrow that it is another
 /// cluster: neither takes a seat from a member that the root has signed for, however young that is.
+#[test]
+fn what_is_revoked_vanishes_from_all_peers_at_once_and_the_member_keeps_its_seat() {
+    let mut facts = fleet();
+    carry_out(&mut facts);
+    let mut second = anchor("child1");
+    second.generation = 2;
+    second.serial = "0bb".to_owned();
+    second.fingerprint = "second".to_owned();
+    let child = facts.members.get_mut(&key("child1")).unwrap();
+    child.anchors[0].serial = "0aa".to_owned();
+    child.anchors.insert(0, second.clone());
+    facts.revoked = BTreeSet::from(["aa".to_owned()]);
+    let plan = look(&facts);
+    let region = delivered(&plan, "region1");
+    assert_eq!(region.trusts[&name("child1")].anchors, [second]);
+    assert!(region.serve.contains_key(&name("child1")));
+
+    facts.revoked.insert("bb".to_owned());
+    let plan = look(&facts);
+    let region = delivered(&plan, "region1");
+    assert!(!region.trusts.contains_key(&name("child1")));
+    assert!(!region.serve.contains_key(&name("child1")));
+    assert_eq!(
+        state(&plan, "child1", Kind::IntermediateReady),
+        (State::False, "Revoked".to_owned())
+    );
+    delivered(&plan, "child1");
+}
+
 #[test]
 fn nobody_takes_the_seat_of_a_member_that_is_established() {
     let mut facts = fleet();

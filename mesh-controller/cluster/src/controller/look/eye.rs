@@ -12,7 +12,9 @@ use mesh_api::{
 };
 use mesh_core::{
     contract::Contract,
-    facts::{Access, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, RootFacts},
+    facts::{
+        Access, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, RootFacts, plain_serial,
+    },
     names::{MeshName, TrustDomain},
     plan::{Action, MemberPlan},
 };
@@ -285,8 +287,29 @@ impl Eye<'_> {
             trust_domain,
             contract,
             root,
+            revoked: self.revoked(mesh, rules),
             members,
         }
+    }
+
+    /// What a person revoked, and what was revoked before: that is never taken back by taking the wish away.
+    fn revoked(
+        &self,
+        mesh: &MeshName,
+        rules: Option<&Result<MeshRules, Obstacle>>,
+    ) -> BTreeSet<String> {
+        let wished = rules
+            .and_then(|rules| rules.as_ref().ok())
+            .map(|rules| rules.revoked.clone());
+        let object = self.state.meshes.get(&Key::new("", mesh.as_str()));
+        let recorded = object
+            .and_then(|mesh| mesh.status.as_ref())
+            .map(|status| &status.revocations);
+        let recorded = recorded.into_iter().flatten();
+        recorded
+            .map(|known| plain_serial(&known.serial))
+            .chain(wished.into_iter().flatten())
+            .collect()
     }
 
     /// The root may be used once it is recorded: what was recorded is never replaced.
