@@ -11,6 +11,8 @@ CARGO_DENY := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(CARGO_DENY)/bin/cargo-deny
 E2E := target/release/e2e
 DNSMASQ := /usr/sbin/dnsmasq
+SOFTHSM := /usr/lib/softhsm/libsofthsm2.so
+PKCS11_TOOL := /usr/bin/pkcs11-tool
 export CACHE
 
 .PHONY: help demo demo-down test check fmt clippy deny unit fleet-tests crds build bench advisories
@@ -47,7 +49,7 @@ $(DENY):
 # All tests are built with one selection of packages: another would build the dependencies once more.
 TESTS := cargo test --workspace --locked
 
-unit: build $(DNSMASQ) ## Everything that needs no cluster
+unit: build $(DNSMASQ) $(SOFTHSM) $(PKCS11_TOOL) ## Everything that needs no cluster
 	ENVOY_BIN=$$($(E2E) program envoy | tail -n 1) $(TESTS) --lib --bins --test envoy -- --include-ignored
 
 fleet-tests: build ## The tests on real clusters
@@ -56,6 +58,9 @@ fleet-tests: build ## The tests on real clusters
 
 $(DNSMASQ):
 	apt-get update -q && apt-get install -y -q --no-install-recommends dnsmasq-base
+
+$(SOFTHSM) $(PKCS11_TOOL) &:
+	apt-get update -q && apt-get install -y -q --no-install-recommends softhsm2 opensc
 
 build:
 	cargo build --release --locked -p mesh-controller -p mesh-e2e

@@ -2,7 +2,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{Authority, CertFacts, Error, ExtendedUsage, KeyAlgorithm, PrivateKey, Usage, facts};
+use crate::{
+    Authority, CertFacts, Error, ExtendedUsage, KeyAlgorithm, PrivateKey, PublicKey, Usage,
+    authority::may_sign, facts, facts::RSA_MIN,
+};
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +39,34 @@ const SOON: SignedDuration = SignedDuration::from_hours(24 * 90);
 /// takes it. An empty list means that there is nothing to say.
 #[must_use]
 pub fn adopt_check(cert_pem: &str, key_pem: &str, now: Timestamp) -> Vec<AdoptionFinding> {
+    check(cert_pem, now, |_| {
+        Authority::of(cert_pem, &PrivateKey::from_pem(key_pem)?).map(drop)
+    })
+}
+
+/// [`adopt_check`] of a root whose key is in a token: the certificate, and the public key that the token shows.
+#[must_use]
+pub fn adopt_check_public(
+    cert_pem: &str,
+    public: &PublicKey,
+    now: Timestamp,
+) -> Vec<AdoptionFinding> {
+    check(cert_pem, now, |root| {
+        if root.key_fingerprint == public.fingerprint() {
+            may_sign(cert_pem)
+        } else {
+            Err(Error::KeyMismatch {
+                subject: root.subject.clone(),
+            })
+        }
+    })
+}
+
+fn check(
+    cert_pem: &str,
+    now: Timestamp,
+    load: impl FnOnce(&CertFacts) -> Result<(), Error>,
+) -> Vec<AdoptionFinding> {
     let mut findings = Vec::new();
     match facts(cert_pem).as_deref() {
         Err(error) => findings.push(refused(&error, "nothing can be signed with it")),
@@ -44,9 +75,10 @@ pub fn adopt_check(cert_pem: &str, key_pem: &str, now: Timestamp) -> Vec<Adoptio
             "nothing can be signed with it",
         )),
         Ok([root, above @ ..]) => {
-            let loaded =
-                PrivateKey::from_pem(key_pem).and_then(|key| Authority::of(cert_pem, &key));
-            if let Err(error) = loaded {
+            if let Some(costs) = unused(&root.key) {
+                let what = format!("its key is of algorithm {}", root.key);
+                findings.push(refused(&what, costs));
+            } else if let Err(error) = load(root) {
                 findings.push(refused(&error, "nothing can be signed with it"));
             }
             look(root, above.is_empty(), now, &mut findings);
@@ -55,6 +87,39 @@ pub fn adopt_check(cert_pem: &str, key_pem: &str, now: Timestamp) -> Vec<Adoptio
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }
+
+/// What it costs to sign with a key of a kind that is not used here.
+fn unused(key: &KeyAlgorithm) -> Option<&'static str> {
+    match key {
+        used if used.is_used() => None,
+        KeyAlgorithm::P521 => Some(
+            "Envoy takes no P-521 signature unless told to, and verifiers built on ring take none: most peers would refuse every chain; rotate to P-256 or P-384",
+        ),
+        KeyAlgorithm::Ed25519 => Some(
+            "Envoy takes no Ed25519 signature unless told to: most peers would refuse every chain; rotate to P-256 or P-384",
+        ),
+        KeyAlgorithm::Rsa(bits) if *bits < RSA_MIN => {
+            Some("it can be broken, and peers refuse it; only 2048 to 4096 bits are used")
+        }
+        KeyAlgorithm::Rsa(_) => Some(
+            "every handshake would pay for it, and some peers refuse it; only 2048 to 4096 bits are used",
+        ),
+        KeyAlgorithm::P256 | KeyAlgorithm::P384 | KeyAlgorithm::Other(_) => {
+            Some("peers cannot verify with it; P-256, P-384 and RSA are used")
+        }
+    }
+}
+
+/// Object identifiers of signatures over MD2, MD4, MD5 or SHA-1, with RSA, DSA or ECDSA.
+const BROKEN: [&str; 7] = [
+    "1.2.840.113549.1.1.2",
+    "1.2.840.113549.1.1.3",
+    "1.2.840.113549.1.1.4",
+    "1.2.840.113549.1.1.5",
+    "1.3.14.3.2.29",
+    "1.2.840.10040.4.3",
+    "1.2.840.10045.4.1",
+];
 
 fn refused(what: &impl ToString, costs: &'static str) -> AdoptionFinding {
     AdoptionFinding {
@@ -79,6 +144,23 @@ fn look(root: &CertFacts, alone: bool, now: Timestamp, findings: &mut Vec<Adopti
             now < root.not_before,
             format!("its life begins at {}", root.not_before),
             "no peer believes anything below it before; a clock is wrong, or it was made for later",
+        ),
+        (
+            Severity::Refused,
+            BROKEN.contains(&root.signature_algorithm.as_str()),
+            format!(
+                "it is signed with {}, over SHA-1 or MD5",
+                root.signature_algorithm
+            ),
+            "Go, and with it istiod, and OpenSSL at its usual level refuse such signatures; make a new root, or sign this key's certificate again",
+        ),
+        (
+            Severity::Warning,
+            // The highest bit is the sign.
+            root.serial
+                .starts_with(|digit| ('8'..='f').contains(&digit)),
+            format!("its serial number {} is negative", root.serial),
+            "Go, and with it istiod and pilot-agent, cannot read it",
         ),
         (
             Severity::Warning,

@@ -9,8 +9,8 @@ use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::{
-    CA_BACKDATE, CertFacts, CheckedCsr, Error, IntermediateSubject, LEAF_BACKDATE, PrivateKey,
-    PublicKey, Usage,
+    CA_BACKDATE, CaKey, CertFacts, CheckedCsr, Error, IntermediateSubject, LEAF_BACKDATE,
+    PrivateKey, PublicKey, Usage,
     facts::{is_plain, parse, read_facts},
     key::Signer,
     pem,
@@ -79,23 +79,33 @@ impl Authority {
         now: Timestamp,
     ) -> Result<(Self, RootMaterial), Error> {
         let key = PrivateKey::generate()?;
+        let root = Self::generate_root_with(&key, mesh, generation, lifetime, now)?;
+        let material = RootMaterial {
+            cert_pem: root.cert_pem(),
+            key_pem: Zeroizing::new(key.pem().to_string()),
+        };
+        Ok((root, material))
+    }
+
+    /// [`Authority::generate_root`] over a key that is there already: one in a token.
+    ///
+    /// # Errors
+    ///
+    /// The same, and when the token does not sign.
+    pub fn generate_root_with(
+        key: impl Into<CaKey>,
+        mesh: &MeshName,
+        generation: u32,
+        lifetime: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Self, Error> {
+        let key = key.into();
         let life = Life::new(now, lifetime, CA_BACKDATE, Life::ALWAYS)?;
         let params = profile::root(mesh, generation, key.public(), life)?;
         let certificate = params
             .self_signed(key.signer())
-            .map_err(|source| Error::Crypto {
-                action: "sign the root",
-                source,
-            })?;
-        let cert_pem = pem::write("CERTIFICATE", certificate.der().to_vec());
-        let root = Self::of(&cert_pem, &key)?;
-        Ok((
-            root,
-            RootMaterial {
-                cert_pem,
-                key_pem: Zeroizing::new(key.pem().to_string()),
-            },
-        ))
+            .map_err(|source| key.signer().refusal("sign the root", source))?;
+        Self::of(&pem::write("CERTIFICATE", certificate.der().to_vec()), key)
     }
 
     /// Loads a root or an intermediate: its certificate first, then the ones above it, each issued by the next. A root at
@@ -110,29 +120,23 @@ impl Authority {
         Self::of(chain_pem, &PrivateKey::from_pem(key_pem)?)
     }
 
-    /// [`Authority::load`] with a key that was read before.
+    /// [`Authority::load`] with a key that was read before, or one in a token.
     ///
     /// # Errors
     ///
     /// The same.
-    pub fn of(chain_pem: &str, key: &PrivateKey) -> Result<Self, Error> {
-        let chain = pem::certificates(chain_pem)?;
-        let all = chain
-            .iter()
-            .enumerate()
-            .map(|(index, der)| read_facts(der, index))
-            .collect::<Result<Vec<_>, _>>()?;
+    pub fn of(chain_pem: &str, key: impl Into<CaKey>) -> Result<Self, Error> {
+        let key = key.into();
+        let (chain, all) = read_signer(chain_pem)?;
         let (Some(own), Some(facts)) = (chain.first(), all.first()) else {
             return Err(Error::NoCertificate);
         };
-        check_may_sign(facts)?;
         if facts.key_fingerprint != key.public().fingerprint() {
             return Err(Error::KeyMismatch {
                 subject: facts.subject.clone(),
             });
         }
-        check_links(&chain, &all)?;
-        let issuer = issuer(own, facts, key)?;
+        let issuer = issuer(own, facts, &key)?;
         let bounds = Life {
             from: all
                 .iter()
@@ -225,13 +229,41 @@ impl Authority {
         self.sign(&profile::leaf(identity, key, life)?, key)
     }
 
-    /// A workload certificate of no workload that lives for a minute: shows that what is signed here is believed.
-    pub(crate) fn sign_trial(&self, key: &PublicKey, now: Timestamp) -> Result<String, Error> {
-        let life = self.life(SignedDuration::from_mins(1), LEAF_BACKDATE, now)?;
-        Ok(self.sign(&profile::trial(key, life)?, key)?.chain_pem)
+    /// Signs the certificate of a server: the names it is called by, and its own identity, which is what a peer that goes by SPIFFE IDs
+    /// looks at. In all else it is a workload's.
+    ///
+    /// # Errors
+    ///
+    /// When there is no name, one is no DNS name, this authority is not valid now, or the key is its own.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one more than a workload's; each is what it is"
+    )]
+    pub fn sign_server(
+        &self,
+        dns_names: &[&str],
+        identity: &SpiffeId,
+        key: &PublicKey,
+        lifetime: SignedDuration,
+        now: Timestamp,
+    ) -> Result<Issued, Error> {
+        let life = self.life(lifetime, LEAF_BACKDATE, now)?;
+        self.sign(&profile::server(dns_names, identity, key, life)?, key)
     }
 
-    fn life(
+    pub(crate) fn issuer(&self) -> &Issuer<'static, Signer> {
+        &self.issuer
+    }
+
+    pub(crate) fn key(&self) -> &Signer {
+        self.issuer.key()
+    }
+
+    pub(crate) fn own(&self) -> &CertificateDer<'static> {
+        &self.own
+    }
+
+    pub(crate) fn life(
         &self,
         lifetime: SignedDuration,
         backdate: SignedDuration,
@@ -261,10 +293,7 @@ impl Authority {
         }
         let certificate = params
             .signed_by(key.data(), &self.issuer)
-            .map_err(|source| Error::Crypto {
-                action: "sign a certificate",
-                source,
-            })?;
+            .map_err(|source| self.key().refusal("sign a certificate", source))?;
         let facts = self.judge(certificate.der(), key)?;
         let cert_pem = pem::write("CERTIFICATE", certificate.der().to_vec());
         let chain_pem = format!("{cert_pem}{}", self.served);
@@ -295,6 +324,36 @@ impl Authority {
             });
         }
         Ok(facts)
+    }
+}
+
+/// A chain whose first certificate may sign certificates, and whose links hold.
+fn read_signer(chain_pem: &str) -> Result<(Vec<CertificateDer<'static>>, Vec<CertFacts>), Error> {
+    let chain = pem::certificates(chain_pem)?;
+    let all = chain
+        .iter()
+        .enumerate()
+        .map(|(index, der)| read_facts(der, index))
+        .collect::<Result<Vec<_>, _>>()?;
+    if let Some(own) = all.first() {
+        check_may_sign(own)?;
+    }
+    check_links(&chain, &all)?;
+    Ok((chain, all))
+}
+
+/// All that [`Authority::of`] looks at and needs no key for.
+pub(crate) fn may_sign(chain_pem: &str) -> Result<(), Error> {
+    let (chain, all) = read_signer(chain_pem)?;
+    let (Some(own), Some(facts)) = (chain.first(), all.first()) else {
+        return Err(Error::NoCertificate);
+    };
+    if is_plain(parse(own, 0)?.subject()) {
+        Ok(())
+    } else {
+        Err(Error::ReproduceSubject {
+            subject: facts.subject.clone(),
+        })
     }
 }
 
@@ -359,7 +418,7 @@ pub(crate) fn issued_by(
 fn issuer(
     own: &CertificateDer<'_>,
     facts: &CertFacts,
-    key: &PrivateKey,
+    key: &CaKey,
 ) -> Result<Issuer<'static, Signer>, Error> {
     let subject = || facts.subject.clone();
     let parsed = parse(own, 0)?;
@@ -373,10 +432,7 @@ fn issuer(
         })?;
     let trial = CertificateParams::default()
         .signed_by(key.signer(), &issuer)
-        .map_err(|source| Error::Crypto {
-            action: "sign with the CA's key",
-            source,
-        })?;
+        .map_err(|source| key.signer().refusal("sign with the CA's key", source))?;
     if issued_by(&parse(trial.der(), 0)?, &parsed) {
         Ok(issuer)
     } else {

@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 
+use crate::TokenError;
+
 /// Why a key or certificate could not be read, or a certificate not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -115,6 +117,41 @@ pub enum Error {
         /// Its subject.
         subject: String,
     },
+    /// The text or the bytes are not a revocation list, or not a complete one.
+    #[error("failed to read a revocation list: {reason}")]
+    ReadCrl {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The CA's key usage leaves out revocation lists, or the CA has none: no peer would believe a list of it.
+    #[error(
+        "failed to sign a revocation list with {subject:?}: its key usage does not allow cRLSign"
+    )]
+    CrlUsage {
+        /// Its subject.
+        subject: String,
+    },
+    /// Not 1 to 20 bytes in hex, or zero.
+    #[error("failed to read {serial:?} as a serial number in hex")]
+    Serial {
+        /// What was given, cut.
+        serial: String,
+    },
+    /// Not a DNS name in lower case.
+    #[error("failed to take {name:?} as a DNS name in lower case")]
+    DnsName {
+        /// What was given, cut.
+        name: String,
+    },
+    /// A server has 1 to 64 names.
+    #[error("failed to make a server's certificate with {count} DNS names")]
+    DnsNames {
+        /// How many.
+        count: usize,
+    },
+    /// The token that holds the key did not sign.
+    #[error("failed to sign with the CA's key")]
+    Token(#[source] TokenError),
     /// Somebody asks for a certificate over the signer's own key.
     #[error("failed to sign: the request carries the key of the signer")]
     OwnKey,

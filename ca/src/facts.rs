@@ -50,6 +50,8 @@ pub struct CertFacts {
     pub key_fingerprint: String,
     /// Kind and size of its key.
     pub key: KeyAlgorithm,
+    /// How it is signed: object identifier of the algorithm.
+    pub signature_algorithm: String,
     /// Subject key identifier, lower-case hex.
     pub ski: Option<String>,
     /// Key identifier of the issuer, lower-case hex.
@@ -267,6 +269,7 @@ pub(crate) fn read_facts(der: &CertificateDer<'_>, index: usize) -> Result<CertF
         fingerprint: sha256(der),
         key_fingerprint: sha256(certificate.public_key().raw),
         key: KeyAlgorithm::of(certificate.public_key()),
+        signature_algorithm: certificate.signature_algorithm.algorithm.to_id_string(),
         ski: None,
         aki: None,
         is_ca: false,
@@ -376,7 +379,7 @@ pub(crate) fn is_plain(name: &X509Name<'_>) -> bool {
 
 /// A time of X.509 (whole seconds) as ours; one beyond our calendar (`99991231235959Z` is "no end", RFC 5280 4.1.2.5) becomes its last
 /// instant.
-fn instant(time: ASN1Time) -> Timestamp {
+pub(crate) fn instant(time: ASN1Time) -> Timestamp {
     let seconds = time.timestamp();
     Timestamp::from_second(seconds).unwrap_or(if seconds < 0 {
         Timestamp::MIN

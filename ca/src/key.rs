@@ -11,7 +11,7 @@ use x509_parser::{prelude::FromDer, x509::SubjectPublicKeyInfo};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    Error,
+    Error, TokenKey,
     facts::{KeyAlgorithm, sha256},
     pem::{self, pem_reason},
 };
@@ -19,12 +19,16 @@ use crate::{
 /// Most bytes of key text that are read; an RSA key of 4096 bits needs a little more than 3 KiB.
 const KEY_MAX: usize = 16 * 1024;
 
-/// The key inside the cryptographic library; its copy of the bytes is overwritten when the last holder lets go (the library overwrites
-/// its own).
+/// What signs: a key in memory, which no lock guards, or one in a token.
 #[derive(Clone)]
-pub(crate) struct Signer(Arc<Wiped>);
+pub(crate) enum Signer {
+    /// The key inside the cryptographic library; its copy of the bytes is overwritten when the last holder lets go (the library overwrites
+    /// its own).
+    Software(Arc<Wiped>),
+    Token(TokenKey),
+}
 
-struct Wiped(KeyPair);
+pub(crate) struct Wiped(KeyPair);
 
 impl Drop for Wiped {
     fn drop(&mut self) {
@@ -32,19 +36,85 @@ impl Drop for Wiped {
     }
 }
 
+impl Signer {
+    /// The error of a signature that was not made.
+    pub(crate) fn refusal(&self, action: &'static str, source: rcgen::Error) -> Error {
+        if let Self::Token(key) = self
+            && let Some(complaint) = key.complaint()
+        {
+            return Error::Token(complaint);
+        }
+        Error::Crypto { action, source }
+    }
+}
+
 impl PublicKeyData for Signer {
     fn der_bytes(&self) -> &[u8] {
-        self.0.0.der_bytes()
+        match self {
+            Self::Software(key) => key.0.der_bytes(),
+            Self::Token(key) => key.public().data().der_bytes(),
+        }
     }
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
-        PublicKeyData::algorithm(&self.0.0)
+        match self {
+            Self::Software(key) => PublicKeyData::algorithm(&key.0),
+            Self::Token(key) => key.algorithm(),
+        }
     }
 }
 
 impl SigningKey for Signer {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0.0.sign(message)
+        match self {
+            Self::Software(key) => key.0.sign(message),
+            Self::Token(key) => key.sign(message),
+        }
+    }
+}
+
+/// The key of a CA: a [`PrivateKey`] or a [`TokenKey`].
+#[derive(Clone)]
+pub struct CaKey {
+    signer: Signer,
+    public: PublicKey,
+}
+
+impl fmt::Debug for CaKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CaKey")
+            .field("public", &self.public)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CaKey {
+    /// The public half.
+    #[must_use]
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    pub(crate) fn signer(&self) -> &Signer {
+        &self.signer
+    }
+}
+
+impl From<&PrivateKey> for CaKey {
+    fn from(key: &PrivateKey) -> Self {
+        Self {
+            signer: key.signer.clone(),
+            public: key.public.clone(),
+        }
+    }
+}
+
+impl From<&TokenKey> for CaKey {
+    fn from(key: &TokenKey) -> Self {
+        Self {
+            signer: Signer::Token(key.clone()),
+            public: key.public().clone(),
+        }
     }
 }
 
@@ -103,7 +173,7 @@ impl PrivateKey {
     }
 
     fn of(pair: KeyPair, text: Zeroizing<String>) -> Result<Self, Error> {
-        let signer = Signer(Arc::new(Wiped(pair)));
+        let signer = Signer::Software(Arc::new(Wiped(pair)));
         let public = PublicKey::from_spki(&signer.subject_public_key_info())?;
         Ok(Self {
             signer,
@@ -142,6 +212,7 @@ impl PrivateKey {
         Ok(pem::write("CERTIFICATE REQUEST", request.der().to_vec()))
     }
 
+    #[cfg(test)]
     pub(crate) fn signer(&self) -> &Signer {
         &self.signer
     }

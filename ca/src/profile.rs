@@ -119,9 +119,13 @@ pub(crate) fn named_after(fingerprint: &str, generation: u32) -> String {
     format!("intermediate g{generation} {}", short(fingerprint))
 }
 
-/// A leaf that is thrown away after a trial verification; it names a trust domain that nobody can have.
-pub(crate) fn trial(key: &PublicKey, life: Life) -> Result<CertificateParams, Error> {
-    named("spiffe://trial.invalid/ns/trial/sa/trial", key, life)
+/// The name in a leaf that is thrown away after a trial; its trust domain is one that nobody can have.
+pub(crate) fn trial() -> Result<SpiffeId, Error> {
+    "spiffe://trial.invalid/ns/trial/sa/trial"
+        .parse()
+        .map_err(|_source| Error::Judged {
+            rule: "the name of a trial is a SPIFFE ID",
+        })
 }
 
 /// The X.509-SVID of a workload: no subject, so the name it carries is critical.
@@ -131,6 +135,56 @@ pub(crate) fn leaf(
     life: Life,
 ) -> Result<CertificateParams, Error> {
     named(identity.as_str(), key, life)
+}
+
+/// A workload's that is also called by DNS names: each once, in the order given, and before the SPIFFE ID.
+pub(crate) fn server(
+    dns_names: &[&str],
+    identity: &SpiffeId,
+    key: &PublicKey,
+    life: Life,
+) -> Result<CertificateParams, Error> {
+    let mut params = leaf(identity, key, life)?;
+    let mut names = Vec::new();
+    for name in dns_names {
+        let refusal = || Error::DnsName {
+            name: name.chars().take(DNS_MAX).collect(),
+        };
+        if !is_dns_name(name) {
+            return Err(refusal());
+        }
+        let name = SanType::DnsName(Ia5String::try_from(*name).map_err(|_source| refusal())?);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    if names.is_empty() || names.len() > NAMES_MAX {
+        return Err(Error::DnsNames { count: names.len() });
+    }
+    names.append(&mut params.subject_alt_names);
+    params.subject_alt_names = names;
+    Ok(params)
+}
+
+/// Longest DNS name in text form (RFC 1035 3.1).
+const DNS_MAX: usize = 253;
+
+/// Most DNS names of one server.
+pub(crate) const NAMES_MAX: usize = 64;
+
+/// A whole DNS name in lower case, without a dot at the end, wildcards, or the look of an IP address.
+fn is_dns_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(fits)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let numeric = |label: &str| label.chars().all(|c| c.is_ascii_digit());
+    name.len() <= DNS_MAX
+        && name.split('.').all(label)
+        && !name.rsplit('.').next().is_none_or(numeric)
 }
 
 fn named(uri: &str, key: &PublicKey, life: Life) -> Result<CertificateParams, Error> {
@@ -199,7 +253,7 @@ fn short(fingerprint: &str) -> String {
 }
 
 /// Whole seconds, cut downwards; years beyond 9999 do not occur in a [`Timestamp`].
-fn date(instant: Timestamp) -> OffsetDateTime {
+pub(crate) fn date(instant: Timestamp) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(instant.as_second()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 

@@ -1,17 +1,20 @@
 //! Judging a chain: by rustls-webpki for signatures, dates and constraints, and by ourselves for what it does not look at.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use mesh_core::names::SpiffeId;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::{
-    Authority, CertFacts, Error, IntermediateSubject, PrivateKey, Usage,
+    Authority, CertFacts, Error, IntermediateSubject, Issued, PrivateKey, Usage,
     authority::issued_by,
     facts::{parse, read_facts},
     pem,
-    profile::named_after,
+    profile::{self, named_after},
 };
+
+/// Life of a certificate that is thrown away after a trial.
+const TRIAL: SignedDuration = SignedDuration::from_mins(1);
 
 /// Why a chain is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,21 @@ pub enum VerifyError {
     /// The anchors cannot be read.
     #[error("failed to read the anchors")]
     ReadAnchors(#[source] Error),
+    /// The revocation list cannot be read.
+    #[error("failed to read the revocation list")]
+    ReadList(#[source] Error),
+    /// The revocation list breaks a rule.
+    #[error("failed to accept the revocation list: {rule}")]
+    List {
+        /// The rule.
+        rule: &'static str,
+    },
+    /// An answer to `CreateCertificate`, or a leaf for one, breaks a rule.
+    #[error("failed to accept the answer: {rule}")]
+    Answer {
+        /// The rule.
+        rule: &'static str,
+    },
     /// The anchors are all outside their lives. (webpki does not look at an anchor's dates, Envoy does.)
     #[error("failed to find an anchor that is valid at {now}")]
     NoValidAnchor {
@@ -114,7 +132,8 @@ pub fn verify_leaf(
         });
     }
     let above = chain.get(1..).unwrap_or_default();
-    believe(leaf, above, anchors_pem, now)?;
+    let anchors = pem::certificates(anchors_pem).map_err(VerifyError::ReadAnchors)?;
+    believe(leaf, above, &anchors, now)?;
     Ok(facts)
 }
 
@@ -136,12 +155,13 @@ pub fn verify_intermediate(
     check_subject(&facts, expected, own_key)?;
     check_profile(&facts)?;
     let authority = Authority::of(chain_pem, own_key).map_err(VerifyError::Trial)?;
-    let trial = trial_leaf(&authority, now).map_err(VerifyError::Trial)?;
-    let trial = pem::certificates(&trial).map_err(VerifyError::Trial)?;
+    let (trial, _) = trial_leaf(&authority, now).map_err(VerifyError::Trial)?;
+    let trial = pem::certificates(&trial.chain_pem).map_err(VerifyError::Trial)?;
     let (leaf, above) = trial
         .split_first()
         .ok_or(VerifyError::Trial(Error::NoCertificate))?;
-    believe(leaf, above, roots_pem, now)?;
+    let roots = pem::certificates(roots_pem).map_err(VerifyError::ReadAnchors)?;
+    believe(leaf, above, &roots, now)?;
     check_pointer(&chain, roots_pem)?;
     Ok(facts)
 }
@@ -279,9 +299,15 @@ fn check_pointer(chain: &[CertificateDer<'_>], roots_pem: &str) -> Result<(), Ve
     }
 }
 
-fn trial_leaf(authority: &Authority, now: Timestamp) -> Result<String, Error> {
+/// A certificate of no workload that lives for a minute, with its chain, and the name in it: shows that what is signed here is believed.
+pub(crate) fn trial_leaf(
+    authority: &Authority,
+    now: Timestamp,
+) -> Result<(Issued, SpiffeId), Error> {
     let key = PrivateKey::generate()?;
-    authority.sign_trial(key.public(), now)
+    let identity = profile::trial()?;
+    let issued = authority.sign_leaf(&identity, key.public(), TRIAL, now)?;
+    Ok((issued, identity))
 }
 
 /// The first certificate of the chain and what it says; all of them must be inside their lives.
@@ -306,14 +332,13 @@ fn read_chain<'a, 'b>(
 }
 
 /// webpki's word, for both directions of TLS.
-fn believe(
+pub(crate) fn believe(
     leaf: &CertificateDer<'_>,
     above: &[CertificateDer<'_>],
-    anchors_pem: &str,
+    anchors: &[CertificateDer<'_>],
     now: Timestamp,
 ) -> Result<(), VerifyError> {
-    let ders = pem::certificates(anchors_pem).map_err(VerifyError::ReadAnchors)?;
-    let anchors = valid_anchors(&ders, now)?;
+    let anchors = valid_anchors(anchors, now)?;
     let chain_error = |usage| move |source| VerifyError::Chain { usage, source };
     let seconds = u64::try_from(now.as_second()).unwrap_or(0);
     let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));

@@ -35,6 +35,7 @@ enum Kind {
     Intermediate,
     Leaf,
     RsaLeaf,
+    Server,
 }
 
 impl Kind {
@@ -68,6 +69,9 @@ fn rsa_key() -> PrivateKey {
     .unwrap()
 }
 
+/// The names a server is called by.
+const SERVER: &[&str] = &["mesh-ca.istio-system.svc", "istiod.istio-system.svc"];
+
 fn exhibits() -> Vec<Exhibit> {
     let (authority, material) = root();
     let child = member(&authority, "child1");
@@ -79,6 +83,11 @@ fn exhibits() -> Vec<Exhibit> {
     };
     let leaf = sign(&PrivateKey::generate().unwrap());
     let rsa = sign(&rsa_key());
+    let key = PrivateKey::generate().unwrap();
+    let server = child
+        .authority
+        .sign_server(SERVER, &identity("child1"), key.public(), HOUR, now())
+        .unwrap();
     let (root, intermediate) = (first(&material.cert_pem), first(&child.issued.cert_pem));
     vec![
         Exhibit {
@@ -99,6 +108,11 @@ fn exhibits() -> Vec<Exhibit> {
         Exhibit {
             kind: Kind::RsaLeaf,
             der: first(&rsa.cert_pem),
+            issuer: intermediate.clone(),
+        },
+        Exhibit {
+            kind: Kind::Server,
+            der: first(&server.cert_pem),
             issuer: intermediate,
         },
     ]
@@ -149,7 +163,9 @@ const RULES: &[Rule] = &[
         let expected: &[&str] = match kind {
             Kind::Root => &[SKI, KEY_USAGE, BASIC],
             Kind::Intermediate => &[SKI, KEY_USAGE, BASIC, AKI],
-            Kind::Leaf | Kind::RsaLeaf => &[SKI, KEY_USAGE, BASIC, AKI, NAMES, EXTENDED],
+            Kind::Leaf | Kind::RsaLeaf | Kind::Server => {
+                &[SKI, KEY_USAGE, BASIC, AKI, NAMES, EXTENDED]
+            }
         };
         found == expected.iter().map(|oid| (*oid).to_owned()).collect()
     }),
@@ -207,7 +223,7 @@ const RULES: &[Rule] = &[
                 Kind::Intermediate => {
                     name == format!("O=default, OU=child1, CN=intermediate g1 {key}")
                 }
-                Kind::Leaf | Kind::RsaLeaf => own.subject().iter().count() == 0,
+                Kind::Leaf | Kind::RsaLeaf | Kind::Server => own.subject().iter().count() == 0,
             }
         },
     ),
@@ -217,7 +233,7 @@ const RULES: &[Rule] = &[
             let expected: &[u8] = match kind {
                 Kind::Root => &[0x30, 3, 1, 1, 0xff],
                 Kind::Intermediate => &[0x30, 6, 1, 1, 0xff, 2, 1, 0],
-                Kind::Leaf | Kind::RsaLeaf => &[0x30, 0],
+                Kind::Leaf | Kind::RsaLeaf | Kind::Server => &[0x30, 0],
             };
             extension(own, BASIC) == Some((true, expected))
         },
@@ -225,7 +241,7 @@ const RULES: &[Rule] = &[
     ("key usage critical and exact", |kind, own, _| {
         let expected: &[u8] = match kind {
             Kind::Root | Kind::Intermediate => &[3, 2, 1, 0b0000_0110],
-            Kind::Leaf => &[3, 2, 7, 0b1000_0000],
+            Kind::Leaf | Kind::Server => &[3, 2, 7, 0b1000_0000],
             Kind::RsaLeaf => &[3, 2, 5, 0b1010_0000],
         };
         extension(own, KEY_USAGE) == Some((true, expected))
@@ -250,14 +266,18 @@ const RULES: &[Rule] = &[
         },
     ),
     (
-        "exactly one name in a leaf, a SPIFFE ID with a path, critical since the subject is empty",
+        "exactly one name in a leaf, a SPIFFE ID with a path, and in a server's its DNS names before it; critical since the subject is empty",
         |kind, own, _| {
             if kind.is_ca() {
                 return extension(own, NAMES).is_none();
             }
             let names = own.subject_alternative_name().unwrap().unwrap();
             let expected = identity("child1");
-            names.critical && names.value.general_names == [GeneralName::URI(expected.as_str())]
+            let mut wanted = vec![GeneralName::URI(expected.as_str())];
+            if kind == Kind::Server {
+                wanted.splice(..0, SERVER.iter().map(|name| GeneralName::DNSName(name)));
+            }
+            names.critical && names.value.general_names == wanted
         },
     ),
     (
