@@ -53,6 +53,7 @@ unit: build $(DNSMASQ) $(SOFTHSM) $(PKCS11_TOOL) ## Everything that needs no clu
 	ENVOY_BIN=$$($(E2E) program envoy | tail -n 1) $(TESTS) --lib --bins --test envoy -- --include-ignored
 
 fleet-tests: build ## The tests on real clusters
+	$(E2E) prepare
 	$(TESTS) --test fleet -- --test-threads=1 --nocapture
 	$(E2E) down
 

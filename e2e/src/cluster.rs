@@ -32,7 +32,7 @@ pub async fn client(kubeconfig: &Path) -> Result<Client> {
 pub struct Cluster {
     pub(crate) handle: Handle,
     pub(crate) provider: Nodes,
-    components: Components,
+    pub(crate) components: Components,
     images: Images,
     client: Client,
 }

@@ -131,6 +131,39 @@ const KUBECTL: Family = Family {
     takes: "2 min",
 };
 
+/// Made only for those who ask for it: it takes longer than all the rest.
+const ISTIO: Family = Family {
+    name: "istio",
+    folder: "istio",
+    kind: Kind::Go {
+        packages: &["tool"],
+        flags: "-s -w -X istio.io/istio/pkg/version.buildVersion=1.31.0",
+    },
+    takes: "8 min",
+};
+
+/// Istio: `pilot-discovery`, `pilot-agent`, and what of its source they and a user need.
+#[derive(Clone, Debug)]
+pub struct Istio(PathBuf);
+
+impl Istio {
+    /// Makes it if need be. This needs the machine's own network, so not on threads of [`crate::run`].
+    pub fn ensure() -> Result<Self> {
+        require_tools()?;
+        ensure(&ISTIO).map(Self)
+    }
+
+    /// `pilot-discovery` or `pilot-agent`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.0.join("bin").join(name)
+    }
+
+    /// A file or folder of Istio's source, such as `manifests/charts/base`.
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.0.join("files").join(path)
+    }
+}
+
 /// Folders with everything the fleet runs.
 #[derive(Clone, Debug)]
 pub struct Components {

@@ -121,6 +121,11 @@ impl Prepared {
         &self.images
     }
 
+    /// The programs.
+    pub fn components(&self) -> &Components {
+        &self.components
+    }
+
     /// The provider of clusters.
     pub fn provider(&self) -> Result<Nodes> {
         Nodes::new(self.components.clone(), self.images.clone())

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::components::Components;
+use crate::components::{Components, Istio};
 use crate::oci::{self, Source};
 use crate::{paths, progress};
 
 /// User that images run as unless they say otherwise, as in distroless `nonroot`.
 const NONROOT: u32 = 65532;
+/// User of Istio's proxies.
+const PROXY: u32 = 1337;
 
 /// An image that lies in the cache as a tar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +96,23 @@ pub fn product(binary: &Path) -> Result<Image> {
         &mut recipe("mesh-controller", binary, "/usr/local/bin/mesh-controller")?,
         None,
     )
+}
+
+/// Istio's two images: `istio-proxy` (pilot-agent with Envoy) and `pilot` (istiod).
+pub fn istio(components: &Components, istio: &Istio) -> Result<[Image; 2]> {
+    let at = |name: &str| format!("/usr/local/bin/{name}");
+    let agent = istio.program("pilot-agent");
+    let mut proxy = recipe("istio-proxy", &agent, &at("pilot-agent"))?
+        .program(&components.envoy(), &at("envoy"))?;
+    proxy.user = PROXY;
+    proxy.entries.push((
+        "/var/lib/istio/envoy/envoy_bootstrap_tmpl.json".to_owned(),
+        Source::File(istio.file("tools/packaging/common/envoy_bootstrap.json")),
+    ));
+    let discovery = istio.program("pilot-discovery");
+    let mut pilot = recipe("pilot", &discovery, &at("pilot-discovery"))?;
+    pilot.user = PROXY;
+    Ok([write(&mut proxy, None)?, write(&mut pilot, None)?])
 }
 
 /// An image of a dynamically linked program whose clock runs `offset` ahead (or behind), such as

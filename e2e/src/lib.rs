@@ -22,6 +22,7 @@ pub mod exec;
 pub mod fault;
 pub mod fleet;
 pub mod images;
+pub mod issuance;
 pub mod manifest;
 pub mod nodes;
 pub mod oci;
@@ -29,8 +30,10 @@ pub mod paths;
 pub mod progress;
 pub mod provider;
 pub mod scenario;
+pub mod sidecar;
 pub mod smoke;
 pub mod wait;
+pub mod x509;
 
 pub use cluster::Cluster;
 pub use fleet::{Fleet, run};

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use mesh_e2e::components::Components;
+use mesh_e2e::components::{Components, Istio};
 use mesh_e2e::fleet::{self, Prepared, USUAL};
 use mesh_e2e::images::{self, Image};
 use mesh_e2e::provider::{Handle, Provider as _, State};
@@ -23,7 +23,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make all programs and images that the fleet needs, and start nothing
+    /// Make all programs and images that the fleet and its tests need, and start nothing
     Prepare,
     /// Start clusters (by default management, region1 and child1), or find them running
     Up {
@@ -146,7 +146,10 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Prepare => Prepared::ensure().map(drop),
+        Command::Prepare => {
+            let prepared = Prepared::ensure()?;
+            images::istio(prepared.components(), &Istio::ensure()?).map(drop)
+        }
         Command::Up { clusters, names } => up(clusters, names),
         Command::Down { names } => fleet::outside(|| async move { nodes::down(&names).await }),
         Command::Status => status(),

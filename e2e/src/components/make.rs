@@ -32,7 +32,47 @@ fn go(name: &str, sources: &Path, packages: &[&str], flags: &str, into: &Path) -
         .args(["build", "-trimpath", "-ldflags", flags, "-o"])
         .arg(format!("{}/", bin.display()))
         .args(packages);
-    patiently(name, &mut command, &into.join("build.log"))
+    patiently(name, &mut command, &into.join("build.log"))?;
+    let list = sources.join("keep.txt");
+    if list.exists() {
+        keep(sources, &list, &into.join("files"))?;
+    }
+    Ok(())
+}
+
+/// Copies files out of modules: `module path` a line.
+fn keep(sources: &Path, list: &Path, into: &Path) -> Result<()> {
+    let text =
+        fs::read_to_string(list).with_context(|| format!("failed to read {}", list.display()))?;
+    for line in text.lines().filter(|l| !l.starts_with('#')) {
+        let Some((module, path)) = line.split_once(' ') else {
+            continue;
+        };
+        let mut command = exec::command("go", ["list", "-m", "-f", "{{.Dir}}", module]);
+        let folder = exec::run(
+            command
+                .current_dir(sources)
+                .env("GOFLAGS", "-mod=readonly -buildvcs=false"),
+        )?;
+        copy(&Path::new(folder.trim()).join(path), &into.join(path))?;
+    }
+    Ok(())
+}
+
+/// Copies a file or a folder. The copies can be written: those in the module cache cannot.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let failed = || format!("failed to copy {}", from.display());
+    if from.is_dir() {
+        for entry in fs::read_dir(from).with_context(failed)? {
+            let entry = entry?;
+            copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+        return Ok(());
+    }
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(to, fs::read(from).with_context(failed)?).with_context(failed)
 }
 
 /// Runs a long command with its output in a file, and says every 20 s that it is still at work.
