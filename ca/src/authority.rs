@@ -348,12 +348,23 @@ pub(crate) fn may_sign(chain_pem: &str) -> Result<(), Error> {
     let (Some(own), Some(facts)) = (chain.first(), all.first()) else {
         return Err(Error::NoCertificate);
     };
-    if is_plain(parse(own, 0)?.subject()) {
+    let refusal = || Error::ReproduceSubject {
+        subject: facts.subject.clone(),
+    };
+    let parsed = parse(own, 0)?;
+    if !is_plain(parsed.subject()) {
+        return Err(refusal());
+    }
+    // Whether rcgen writes the name again as it stands there shows with any key.
+    let action = "take over the CA's certificate";
+    let key = PrivateKey::generate()?;
+    let trial = Issuer::from_ca_cert_der(own, CaKey::from(&key).signer().clone())
+        .and_then(|issuer| CertificateParams::default().signed_by(key.public().data(), &issuer))
+        .map_err(|source| Error::Crypto { action, source })?;
+    if parse(trial.der(), 0)?.issuer().as_raw() == parsed.subject().as_raw() {
         Ok(())
     } else {
-        Err(Error::ReproduceSubject {
-            subject: facts.subject.clone(),
-        })
+        Err(refusal())
     }
 }
 

@@ -7,7 +7,7 @@
 //! | to | use |
 //! |---|---|
 //! | make or adopt a root, load an intermediate | [`Authority::generate_root`], [`Authority::load`] |
-//! | look at somebody's root before adopting it | [`adopt_check`] |
+//! | read a root from a Secret and look at it before adopting it | [`read_root`], [`adopt_check`] |
 //! | sign with a key in a token | [`TokenKey::open`], [`Authority::of`], [`Authority::generate_root_with`] |
 //! | make a key and ask for a certificate | [`PrivateKey::generate`], [`PrivateKey::csr_pem`] |
 //! | judge a request | [`check_csr`] |
@@ -30,6 +30,7 @@ mod istio;
 mod key;
 mod pem;
 mod profile;
+mod source;
 mod token;
 mod verify;
 
@@ -46,6 +47,7 @@ pub use istio::{Answers, BundleChange, CaCerts, answer, bundle_change, cacerts, 
 pub use key::{CaKey, PrivateKey, PublicKey};
 pub use pem::{CERTIFICATES_MAX, PEM_MAX, bundle};
 pub use profile::{CA_BACKDATE, IntermediateSubject, LEAF_BACKDATE};
+pub use source::{RootLayout, RootText, SourceError, read_root};
 pub use token::{TOKEN_PATIENCE, TokenError, TokenKey, TokenPlace};
 pub use verify::{VerifyError, recognise_intermediate, verify_intermediate, verify_leaf};
 

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Severity, adopt_check};
+use super::{Severity, adopt_check, adopt_check_public};
 use crate::{
     Authority, PrivateKey, facts,
     testing::{Folder, HOUR, YEAR, identity, member, openssl, openssl_verify, root},
@@ -20,6 +20,10 @@ const EC: &[&str] = &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"]
 const GOOD: &str = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n";
 
 fn foreign(key: &[&str], subject: &str, extensions: &str) -> Foreign {
+    foreign_with(key, subject, extensions, &[])
+}
+
+fn foreign_with(key: &[&str], subject: &str, extensions: &str, more: &[&str]) -> Foreign {
     let folder = Folder::new();
     let (key_file, cert_file) = (folder.path("key.pem"), folder.path("cert.pem"));
     openssl(&[&["genpkey", "-out", &key_file], key].concat()).unwrap();
@@ -42,7 +46,8 @@ fn foreign(key: &[&str], subject: &str, extensions: &str) -> Foreign {
         "-extensions",
         "ext",
     ];
-    openssl(&[&args, &["-utf8", "-multivalue-rdn", "-subj", subject][..]].concat()).unwrap();
+    let named = ["-utf8", "-multivalue-rdn", "-subj", subject];
+    openssl(&[&args, &named[..], more].concat()).unwrap();
     let cert = std::fs::read_to_string(cert_file).unwrap();
     let now = facts(&cert).unwrap()[0].not_before + HOUR;
     Foreign {
@@ -129,7 +134,77 @@ fn roots_of_other_keys_are_adopted() {
         "/CN=r",
         GOOD,
     );
-    assert_eq!(p521.findings()[0].0, Severity::Refused);
+    let refused = |root: &Foreign, key: &str, costs: &str| {
+        let findings = adopt_check(&root.cert, &root.key, root.now);
+        assert!(
+            findings[0].severity == Severity::Refused
+                && findings[0].what.contains(key)
+                && findings[0].costs.contains(costs),
+            "{findings:?}"
+        );
+        assert!(Authority::load(&root.cert, &root.key).is_err());
+    };
+    refused(&p521, "P-521", "Envoy");
+    let ed = foreign(&["-algorithm", "ED25519"], "/CN=r", GOOD);
+    refused(&ed, "Ed25519", "Envoy");
+    let short = foreign(
+        &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"],
+        "/CN=r",
+        GOOD,
+    );
+    refused(&short, "RSA-1024", "broken");
+}
+
+#[test]
+fn signatures_over_broken_hashes_are_refused() {
+    for key in [
+        EC,
+        &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+    ] {
+        for (hash, refused) in [("-sha1", true), ("-md5", true), ("-sha256", false)] {
+            if hash == "-md5" && key == EC {
+                continue;
+            }
+            let root = foreign_with(key, "/CN=r", GOOD, &[hash]);
+            let findings = root.findings();
+            let found = findings.iter().any(|(severity, what)| {
+                *severity == Severity::Refused && what.contains("over SHA-1 or MD5")
+            });
+            assert_eq!(found, refused, "{hash}: {findings:?}");
+        }
+    }
+}
+
+#[test]
+fn a_negative_serial_number_is_told() {
+    let root = foreign_with(EC, "/CN=r", GOOD, &["-set_serial", "-5"]);
+    let findings = root.findings();
+    assert!(
+        findings[0].0 == Severity::Warning && findings[0].1.contains("negative"),
+        "{findings:?}"
+    );
+}
+
+#[test]
+fn without_a_key_text_the_same_is_found() {
+    let extensions = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n";
+    for (subject, extensions) in [
+        ("/CN=r", GOOD),
+        ("/CN=r", extensions),
+        ("/OU=one/OU=two/CN=r", GOOD),
+        ("/CN=r", "basicConstraints=critical,CA:FALSE\n"),
+    ] {
+        let root = foreign(EC, subject, extensions);
+        let key = PrivateKey::from_pem(&root.key).unwrap();
+        assert_eq!(
+            adopt_check_public(&root.cert, key.public(), root.now),
+            adopt_check(&root.cert, &root.key, root.now)
+        );
+    }
+    let root = foreign(EC, "/CN=r", GOOD);
+    let other = PrivateKey::generate().unwrap();
+    let findings = adopt_check_public(&root.cert, other.public(), root.now);
+    assert!(findings[0].what.contains("belong together"), "{findings:?}");
 }
 
 #[test]

@@ -254,6 +254,38 @@ fn a_root_survives_its_secret() {
 }
 
 #[test]
+fn many_threads_share_one_authority() {
+    let (root, material) = root();
+    let member = std::sync::Arc::new(member(&root, "child1").authority);
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let member = std::sync::Arc::clone(&member);
+            std::thread::spawn(move || {
+                let key = PrivateKey::generate().unwrap();
+                let sign = || member.sign_leaf(&identity("child1"), key.public(), HOUR, now());
+                (0..20).map(|_| sign().unwrap()).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let leaves: Vec<_> = threads
+        .into_iter()
+        .flat_map(|thread| thread.join().unwrap())
+        .collect();
+    for leaf in &leaves {
+        verify_leaf(
+            &leaf.chain_pem,
+            &material.cert_pem,
+            &identity("child1"),
+            now(),
+        )
+        .unwrap();
+    }
+    let serials: std::collections::BTreeSet<_> =
+        leaves.iter().map(|leaf| &leaf.facts.serial).collect();
+    assert_eq!(serials.len(), leaves.len());
+}
+
+#[test]
 fn debug_shows_no_key() {
     let (root, material) = root();
     let key = PrivateKey::from_pem(&material.key_pem).unwrap();

@@ -1,15 +1,10 @@
 //! Tests of revocation lists, judged by webpki and by OpenSSL.
 
-use std::{sync::OnceLock, time::Duration};
+use std::sync::OnceLock;
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use rcgen::{CertificateParams, DnType, IsCa, KeyIdMethod, KeyUsagePurpose};
-use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{
-    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, KeyUsage, RevocationCheckDepth,
-    RevocationOptionsBuilder, UnknownStatusPolicy, anchor_from_trusted_cert,
-};
 
 use super::{
     CrlFacts, IssuedCrl, RevocationReason, RevokedSerial, crl_facts, lists, merge_crls,
@@ -19,6 +14,10 @@ use crate::{
     Authority, Error, Issued, LEAF_BACKDATE, PrivateKey, VerifyError, pem,
     testing::{Folder, HOUR, MONTH, YEAR, identity, member, mesh, now, openssl, root},
 };
+
+mod judges;
+
+use judges::{openssl_verify, webpki_verify};
 
 const WEEK: SignedDuration = SignedDuration::from_hours(24 * 7);
 
@@ -39,75 +38,6 @@ fn leaf(ca: &Authority) -> Issued {
     let key = PrivateKey::generate().unwrap();
     ca.sign_leaf(&identity("child1"), key.public(), HOUR, now())
         .unwrap()
-}
-
-/// webpki's word on a chain with lists, every CA of the chain looked up, unknown refused.
-#[expect(clippy::unwrap_in_result, reason = "what is not judged must be there")]
-fn webpki_verify(
-    chain: &str,
-    anchor: &str,
-    crls: &str,
-    at: Timestamp,
-) -> Result<(), webpki::Error> {
-    let chain = pem::certificates(chain).unwrap();
-    let anchor = pem::certificates(anchor).unwrap().remove(0);
-    let ders = lists(crls).unwrap();
-    let parsed: Vec<CertRevocationList<'_>> = ders
-        .iter()
-        .map(|der| BorrowedCertRevocationList::from_der(der).unwrap().into())
-        .collect();
-    let parsed: Vec<&CertRevocationList<'_>> = parsed.iter().collect();
-    let options = RevocationOptionsBuilder::new(&parsed)
-        .unwrap()
-        .with_depth(RevocationCheckDepth::Chain)
-        .with_status_policy(UnknownStatusPolicy::Deny)
-        .with_expiration_policy(webpki::ExpirationPolicy::Enforce)
-        .build();
-    let seconds = u64::try_from(at.as_second()).unwrap();
-    let certificate: &CertificateDer<'_> = &chain[0];
-    EndEntityCert::try_from(certificate)
-        .unwrap()
-        .verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            &[anchor_from_trusted_cert(&anchor).unwrap()],
-            &chain[1..],
-            UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
-            KeyUsage::client_auth(),
-            Some(options),
-            None,
-        )
-        .map(|_| ())
-}
-
-/// OpenSSL's word on the same.
-#[expect(clippy::unwrap_in_result, reason = "what is not judged must be there")]
-fn openssl_verify(chain: &str, anchor: &str, crls: &str, at: Timestamp) -> Result<(), String> {
-    let folder = Folder::new();
-    let ders = pem::certificates(chain).unwrap();
-    let leaf = folder.file("leaf.pem", pem::write_chain(&ders[..1]));
-    let rest = folder.file("rest.pem", pem::write_chain(&ders[1..]));
-    let (anchor, crls) = (
-        folder.file("anchor.pem", anchor),
-        folder.file("crl.pem", crls),
-    );
-    let at = at.as_second().to_string();
-    let args = [
-        "verify",
-        "-x509_strict",
-        "-no-CApath",
-        "-no-CAstore",
-        "-crl_check_all",
-        "-attime",
-        &at,
-        "-CAfile",
-        &anchor,
-        "-untrusted",
-        &rest,
-        "-CRLfile",
-        &crls,
-        &leaf,
-    ];
-    openssl(&args).map(|_| ())
 }
 
 #[test]
