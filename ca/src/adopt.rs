@@ -93,10 +93,10 @@ fn unused(key: &KeyAlgorithm) -> Option<&'static str> {
     match key {
         used if used.is_used() => None,
         KeyAlgorithm::P521 => Some(
-            "Envoy takes no P-521 signature unless told to, and verifiers built on ring take none: most peers would refuse every chain; rotate to P-256 or P-384",
+            "verifiers built on ring cannot verify what it signs, so some peers would refuse every chain; make a root on P-256 or P-384",
         ),
         KeyAlgorithm::Ed25519 => Some(
-            "Envoy takes no Ed25519 signature unless told to: most peers would refuse every chain; rotate to P-256 or P-384",
+            "not every TLS library verifies what it signs, so some peers would refuse every chain; make a root on P-256 or P-384",
         ),
         KeyAlgorithm::Rsa(bits) if *bits < RSA_MIN => {
             Some("it can be broken, and peers refuse it; only 2048 to 4096 bits are used")

@@ -8,6 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{self, RecvTimeoutError, SyncSender, TrySendError},
     },
     thread,
@@ -32,6 +33,12 @@ pub const TOKEN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Signatures that may wait for a token; more are refused at once.
 const QUEUE: usize = 32;
+
+/// Threads that open a token, those that hang in a driver among them.
+static OPENING: AtomicUsize = AtomicUsize::new(0);
+
+/// Most of them.
+const OPENING_MAX: usize = 8;
 
 /// Where a key pair is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,9 +81,9 @@ pub enum TokenError {
         /// How many have it.
         found: usize,
     },
-    /// The PIN was refused. Trying again locks the token.
+    /// The PIN was refused. It is not tried again before the process is restarted: the token would lock itself.
     #[error(
-        "failed to open the token {label:?}: the PIN was refused; it is not tried again by itself"
+        "failed to open the token {label:?}: the PIN was refused, and is not tried again by this process"
     )]
     Pin {
         /// Label of the token.
@@ -137,7 +144,7 @@ pub enum TokenError {
         seconds: u64,
     },
     /// Too many wait for the token already.
-    #[error("failed to ask the token: {QUEUE} wait for it already")]
+    #[error("failed to ask the token: too many wait for it already")]
     Busy,
     /// The thread that speaks with the token is gone.
     #[error("failed to ask the token: it is closed")]
@@ -195,15 +202,23 @@ impl TokenKey {
         pin: Zeroizing<String>,
         patience: Duration,
     ) -> Result<Self, TokenError> {
+        // A driver that hangs keeps its thread.
+        if OPENING.fetch_add(1, Ordering::Relaxed) >= OPENING_MAX {
+            OPENING.fetch_sub(1, Ordering::Relaxed);
+            return Err(TokenError::Busy);
+        }
         let (jobs, waiting) = mpsc::sync_channel(QUEUE);
         let (opened, answer) = mpsc::channel();
         let of_thread = place.clone();
         thread::Builder::new()
             .name("pkcs11".to_owned())
             .spawn(move || serve(of_thread, pin, &opened, &waiting))
-            .map_err(|source| TokenError::Call {
-                action: "start a thread",
-                reason: source.to_string(),
+            .map_err(|source| {
+                OPENING.fetch_sub(1, Ordering::Relaxed);
+                TokenError::Call {
+                    action: "start a thread",
+                    reason: source.to_string(),
+                }
             })?;
         let public = receive(&answer, patience)?;
         let algorithm = algorithm(&public, place)?;
@@ -320,7 +335,9 @@ fn serve(
     opened: &mpsc::Sender<Result<PublicKey, TokenError>>,
     waiting: &mpsc::Receiver<Job>,
 ) {
-    let session = match Session::open(&place, &pin) {
+    let session = Session::open(&place, &pin);
+    OPENING.fetch_sub(1, Ordering::Relaxed);
+    let session = match session {
         Ok(session) => session,
         Err(error) => {
             // Who asked may have given up meanwhile.
@@ -337,7 +354,6 @@ fn serve(
         pin,
         public,
         session: Some(session),
-        refused: None,
     };
     while let Ok(job) = waiting.recv() {
         // Nobody waits for it any more.
@@ -353,8 +369,6 @@ struct Holder {
     pin: Zeroizing<String>,
     public: PublicKey,
     session: Option<Session>,
-    /// A refused PIN is not tried again: the token would lock itself.
-    refused: Option<TokenError>,
 }
 
 impl Holder {
@@ -366,14 +380,7 @@ impl Holder {
             return Ok(signature);
         }
         self.session = None;
-        if let Some(refused) = &self.refused {
-            return Err(refused.clone());
-        }
-        let session = Session::open(&self.place, &self.pin).inspect_err(|error| {
-            if matches!(error, TokenError::Pin { .. } | TokenError::PinLocked { .. }) {
-                self.refused = Some(error.clone());
-            }
-        })?;
+        let session = Session::open(&self.place, &self.pin)?;
         if *session.public() != self.public {
             return Err(TokenError::Replaced {
                 label: self.place.key_label.clone(),

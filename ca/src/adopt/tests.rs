@@ -144,9 +144,9 @@ fn roots_of_other_keys_are_adopted() {
         );
         assert!(Authority::load(&root.cert, &root.key).is_err());
     };
-    refused(&p521, "P-521", "Envoy");
+    refused(&p521, "P-521", "ring");
     let ed = foreign(&["-algorithm", "ED25519"], "/CN=r", GOOD);
-    refused(&ed, "Ed25519", "Envoy");
+    refused(&ed, "Ed25519", "not every");
     let short = foreign(
         &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:1024"],
         "/CN=r",

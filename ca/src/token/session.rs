@@ -1,6 +1,9 @@
 //! One session with a token: everything that calls its driver.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use aws_lc_rs::digest;
 use cryptoki::{
@@ -20,6 +23,10 @@ use crate::{KeyAlgorithm, PublicKey};
 /// Drivers by path. A driver keeps one state for the whole process, so each is loaded and started once, and never stopped.
 static MODULES: Mutex<BTreeMap<PathBuf, Pkcs11>> = Mutex::new(BTreeMap::new());
 
+/// PINs that a token refused in this process: driver, label, and SHA-256 of the PIN. None is tried twice, whoever asks: some tokens lock
+/// themselves after three.
+static REFUSED: Mutex<BTreeSet<(PathBuf, String, Vec<u8>)>> = Mutex::new(BTreeSet::new());
+
 /// An open session, and the pair found in it.
 pub(super) struct Session {
     opened: Opened,
@@ -34,7 +41,7 @@ impl Session {
         let opened = module
             .open_ro_session(slot)
             .map_err(call("open a session"))?;
-        login(&module, slot, &opened, &place.token_label, pin)?;
+        login(&module, slot, &opened, place, pin)?;
         let private = one(&opened, place, "private", ObjectClass::PRIVATE_KEY)?;
         let public = one(&opened, place, "public", ObjectClass::PUBLIC_KEY)?;
         let spki = spki(&opened, public)?.ok_or_else(|| TokenError::Unusable {
@@ -137,9 +144,10 @@ fn login(
     module: &Pkcs11,
     slot: Slot,
     opened: &Opened,
-    label: &str,
+    place: &TokenPlace,
     pin: &str,
 ) -> Result<(), TokenError> {
+    let label = || place.token_label.clone();
     let info = module
         .get_token_info(slot)
         .map_err(call("read the token's state"))?;
@@ -147,9 +155,12 @@ fn login(
         return Ok(());
     }
     if info.user_pin_locked() || info.user_pin_final_try() {
-        return Err(TokenError::PinLocked {
-            label: label.to_owned(),
-        });
+        return Err(TokenError::PinLocked { label: label() });
+    }
+    let print = digest::digest(&digest::SHA256, pin.as_bytes());
+    let tried = (place.module.clone(), label(), print.as_ref().to_vec());
+    if REFUSED.lock().contains(&tried) {
+        return Err(TokenError::Pin { label: label() });
     }
     match opened.login(UserType::User, Some(&AuthPin::new(pin.into()))) {
         // A login is the process's: another session of ours is open.
@@ -160,12 +171,11 @@ fn login(
             | RvError::PinLenRange
             | RvError::PinExpired,
             _,
-        )) => Err(TokenError::Pin {
-            label: label.to_owned(),
-        }),
-        Err(Driver::Pkcs11(RvError::PinLocked, _)) => Err(TokenError::PinLocked {
-            label: label.to_owned(),
-        }),
+        )) => {
+            REFUSED.lock().insert(tried);
+            Err(TokenError::Pin { label: label() })
+        }
+        Err(Driver::Pkcs11(RvError::PinLocked, _)) => Err(TokenError::PinLocked { label: label() }),
         Err(error) => Err(call("log in")(error)),
     }
 }

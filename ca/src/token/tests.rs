@@ -61,6 +61,10 @@ struct Lab {
 
 impl Lab {
     fn tool(&self, args: &[&str]) -> String {
+        self.tool_with(PIN, args)
+    }
+
+    fn tool_with(&self, pin: &str, args: &[&str]) -> String {
         let config = self.folder.join("softhsm2.conf");
         let driver = driver();
         let common = [
@@ -70,7 +74,7 @@ impl Lab {
             "lab",
             "--login",
             "--pin",
-            PIN,
+            pin,
         ];
         run(
             "pkcs11-tool",
@@ -295,6 +299,11 @@ fn what_is_wrong_with_a_token_is_said() {
             assert!(matches!(error, TokenError::Pin { .. }), "{error:?}");
             assert!(pin.is_empty() || !format!("{error} {error:?}").contains(pin));
         }
+        // A refused PIN is not tried again, even if it would be right by now.
+        lab.tool(&["--change-pin", "--new-pin", "wrong-pin"]);
+        let error = opened(place("good"), "wrong-pin");
+        assert!(matches!(error, TokenError::Pin { .. }), "{error:?}");
+        lab.tool_with("wrong-pin", &["--change-pin", "--new-pin", PIN]);
         let of = |label: &str| opened(place(label), PIN);
         assert!(matches!(
             of("none"),
