@@ -6,9 +6,6 @@ use mesh_core::names::SpiffeId;
 
 use crate::intermediate::Signer;
 
-/// The ledger is written ahead in strides at least this long.
-const STRIDE: SignedDuration = SignedDuration::from_hours(6);
-
 /// A certificate with its key.
 #[derive(Clone, Debug)]
 pub(crate) struct Leaf {
@@ -88,27 +85,6 @@ impl Leaf {
             self.issued.saturating_add(wait).unwrap_or(self.issued)
         })
     }
-
-    /// From here on it is more urgent that there is a next one than that the ledger speaks of it first.
-    pub(crate) fn urgent_at(&self) -> Timestamp {
-        let life = self.facts.not_after.duration_since(self.issued);
-        self.facts
-            .not_after
-            .saturating_sub(life / 4)
-            .unwrap_or(self.issued)
-    }
-}
-
-/// What the ledger must say before a leaf that ends at `end` is made: the next boundary of a stride, so that it is
-/// written seldom.
-pub(crate) fn ledger(end: Timestamp, life: SignedDuration) -> Timestamp {
-    let stride = life.max(STRIDE).as_secs().max(1);
-    let boundary = end
-        .as_second()
-        .div_euclid(stride)
-        .saturating_add(1)
-        .saturating_mul(stride);
-    Timestamp::from_second(boundary).unwrap_or(end)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | `wanted` | reads the `MeshAgent` |
 //! | `intermediate`, `keeper` | decides about the intermediate; does it |
 //! | `leaf`, `signing` | makes leaves; keeps one fresh, ledger first |
+//! | `ledger` | nothing is handed out before what is written speaks of its end |
 //! | `places` | where the gateways of regions are |
 //! | `gateway` | configuration, addresses and certificates to Envoy, and what Envoy says to them |
 //! | `prober` | real requests on every path |
@@ -20,6 +21,7 @@ mod intermediate;
 mod jitter;
 mod keeper;
 mod leaf;
+mod ledger;
 mod metrics;
 mod names;
 mod places;

@@ -12,7 +12,7 @@ use mesh_api::{
     member::Intermediate,
 };
 use mesh_cluster::{
-    agent_io::{Intent, OwnCluster, PodSeen, Seen},
+    agent_io::{AgentIoError, Intent, OwnCluster, PodSeen, Seen},
     tasks::Tasks,
 };
 use mesh_core::{facts::Obstacle, probe};
@@ -21,7 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::jitter;
+use crate::{jitter, ledger::Book};
 
 /// A restarted agent waits this long for the whole picture, before it takes back what it said in its life before.
 const GRACE: Duration = Duration::from_secs(3);
@@ -30,12 +30,14 @@ const TOGETHER: Duration = Duration::from_millis(15);
 /// Nothing is written twice within this time; the watch has shown it by then.
 const REPEAT: Duration = Duration::from_secs(10);
 
+/// How often something is tried on top of what stands there, while others write there too.
+const TRIES: u32 = 5;
+
 /// What this replica has to say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Draft {
     accepted: Option<i64>,
     rejected: Option<String>,
-    ledger: Option<Timestamp>,
     paths: BTreeMap<String, probe::State>,
     unresolved: BTreeMap<String, Obstacle>,
     looked: bool,
@@ -48,14 +50,15 @@ pub(crate) struct Draft {
 #[derive(Clone, Debug)]
 pub(crate) struct Board {
     draft: Arc<watch::Sender<Draft>>,
-    written: Arc<watch::Sender<Option<Timestamp>>>,
+    /// What may be handed out.
+    pub(crate) ledger: Book,
 }
 
 impl Board {
     pub(crate) fn new() -> Self {
         Self {
             draft: Arc::new(watch::Sender::default()),
-            written: Arc::new(watch::Sender::default()),
+            ledger: Book::new(),
         }
     }
 
@@ -113,38 +116,6 @@ impl Board {
     pub(crate) fn obstacle(&self, obstacle: Obstacle) {
         self.change(|draft| draft.obstacle = Some(obstacle));
     }
-
-    /// Asks for the ledger to speak of leaves up to `end`. It never goes back.
-    pub(crate) fn ledger(&self, end: Timestamp) {
-        self.change(|draft| draft.ledger = draft.ledger.max(Some(end)));
-    }
-
-    /// How far the ledger is known to be written.
-    pub(crate) fn ledger_written(&self) -> Option<Timestamp> {
-        *self.written.borrow()
-    }
-
-    pub(crate) fn ledger_watch(&self) -> watch::Receiver<Option<Timestamp>> {
-        self.written.subscribe()
-    }
-
-    #[cfg(test)]
-    pub(crate) fn ledger_asked(&self) -> Option<Timestamp> {
-        self.draft.borrow().ledger
-    }
-
-    pub(crate) fn ledger_confirm(&self, written: Option<&str>) {
-        let Some(written) = written.and_then(|text| text.parse::<Timestamp>().ok()) else {
-            return;
-        };
-        self.written.send_if_modified(|known| {
-            let more = Some(written) > *known;
-            if more {
-                *known = Some(written);
-            }
-            more
-        });
-    }
 }
 
 impl Draft {
@@ -158,21 +129,13 @@ impl Draft {
         (held, obstacle.map(told))
     }
 
-    fn replica(&self, pod: &str, version: &str) -> Replica {
+    fn replica(&self, pod: &str, version: &str, ledger: Vec<LedgerEntry>) -> Replica {
         Replica {
             pod: pod.to_owned(),
             version: version.to_owned(),
             accepted_generation: self.accepted,
             rejected: self.rejected.clone(),
-            ledger: self
-                .ledger
-                .map(|end| LedgerEntry {
-                    signer: 1,
-                    bundle: 0,
-                    until: end.to_string(),
-                })
-                .into_iter()
-                .collect(),
+            ledger,
             paths: self
                 .paths
                 .iter()
@@ -205,13 +168,9 @@ impl Draft {
     }
 }
 
-/// The latest end in the ledger.
-fn until(replica: &Replica) -> Option<&str> {
-    replica
-        .ledger
-        .iter()
-        .map(|entry| entry.until.as_str())
-        .max()
+/// What stands in the name of a pod.
+fn of<'a>(replicas: &'a [Replica], pod: &str) -> Option<&'a Replica> {
+    replicas.iter().find(|replica| replica.pod == pod)
 }
 
 /// A path that is as an earlier life of this pod has told is so since then.
@@ -269,22 +228,21 @@ impl Reporter {
     /// Reports what this replica sees, for ever.
     async fn replica(mut self) {
         let mut draft = self.board.draft.subscribe();
+        let mut wishes = self.board.ledger.wishes();
         let mut begun: Option<Instant> = None;
         let mut last: Option<(Replica, Instant)> = None;
         let mut failures = 0;
         loop {
             let mut pause = REPEAT;
+            self.board
+                .ledger
+                .stands_in(object(&self.intents).as_deref());
+            wishes.mark_unchanged();
             if let Some(intent) = present(&mut self.intents) {
                 let begun = *begun.get_or_insert_with(Instant::now);
-                let mine = intent
-                    .status
-                    .replicas
-                    .iter()
-                    .find(|replica| replica.pod == self.pod);
-                self.board.ledger_confirm(mine.and_then(until));
-                // What an earlier life of this pod has handed out may still be alive.
-                if let Some(known) = self.board.ledger_written() {
-                    self.board.ledger(known);
+                let mine = of(&intent.status.replicas, &self.pod);
+                if let Some(mine) = mine {
+                    self.board.ledger.confirm(mine);
                 }
                 let said = draft.borrow_and_update().clone();
                 let whole = said.accepted.is_some()
@@ -293,15 +251,15 @@ impl Reporter {
                         .consume
                         .iter()
                         .all(|c| said.paths.contains_key(&c.region));
-                let hurry = mine.is_none() || said.ledger > self.board.ledger_written();
-                let replica = since_before(said.replica(&self.pod, &self.version), mine);
+                let now = Timestamp::now();
+                let hurry = mine.is_none() || self.board.ledger.is_behind(now);
+                let replica = self.told(&said, mine, now);
                 if !whole && !hurry && begun.elapsed() < GRACE {
                     pause = GRACE;
                 } else if mine != Some(&replica) && !is_recent(last.as_ref(), &replica) {
-                    match self.cluster.report_replica(&replica).await {
+                    match self.write(&said).await {
                         Ok(()) => {
                             failures = 0;
-                            self.board.ledger_confirm(until(&replica));
                             last = Some((replica, Instant::now()));
                         }
                         Err(error) => {
@@ -312,8 +270,47 @@ impl Reporter {
                     }
                 }
             }
-            if wait(&mut self.intents, &mut draft, pause).await.is_none() {
+            let news = async {
+                tokio::select! {
+                    gone = wishes.changed() => gone.ok(),
+                    news = wait(&mut self.intents, &mut draft, pause) => news,
+                }
+            };
+            if news.await.is_none() {
                 return;
+            }
+        }
+    }
+
+    /// What is to stand in the name of this pod, on top of what does.
+    fn told(&self, said: &Draft, mine: Option<&Replica>, now: Timestamp) -> Replica {
+        let ledger = self.board.ledger.lines(mine, now);
+        since_before(said.replica(&self.pod, &self.version, ledger), mine)
+    }
+
+    /// Writes it on top of what stands there now, and takes note of the ledger that was written.
+    async fn write(&self, said: &Draft) -> Result<(), AgentIoError> {
+        let mut tries = 0;
+        loop {
+            let Some(read) = self.cluster.read_replicas().await? else {
+                return Ok(());
+            };
+            let mine = of(&read.replicas, &self.pod);
+            let replica = self.told(said, mine, Timestamp::now());
+            let written = if mine == Some(&replica) {
+                Ok(read)
+            } else {
+                self.cluster.report_replica(&read, &replica).await
+            };
+            match written {
+                Ok(written) => {
+                    if let Some(mine) = of(&written.replicas, &self.pod) {
+                        self.board.ledger.confirm(mine);
+                    }
+                    return Ok(());
+                }
+                Err(error) if error.is_conflict() && tries < TRIES => tries += 1,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -369,15 +366,8 @@ impl Reporter {
                     .map(|r| &r.pod)
                     .filter(|p| **p != self.pod && !alive.contains_key(*p));
                 for pod in gone {
-                    // A watch may be late; the API server itself must say so.
-                    match self.cluster.pod_exists(pod).await {
-                        Ok(false) => {
-                            if let Err(error) = self.cluster.forget_replica(pod).await {
-                                complain(&error, 0);
-                            }
-                        }
-                        Ok(true) => {}
-                        Err(error) => complain(&error, 0),
+                    if let Err(error) = self.bury_one(pod).await {
+                        complain(&error, 0);
                     }
                 }
             }
@@ -391,13 +381,43 @@ impl Reporter {
             }
         }
     }
+
+    /// Forgets a replica, once its pod is gone and what of its ledger is alive stands in the own name.
+    async fn bury_one(&self, pod: &str) -> Result<(), AgentIoError> {
+        // A watch may be late; the API server itself must say so.
+        if self.cluster.pod_exists(pod).await? {
+            return Ok(());
+        }
+        // Read after the pod was gone: nobody adds to its ledger any more.
+        let Some(read) = self.cluster.read_replicas().await? else {
+            return Ok(());
+        };
+        let Some(dead) = of(&read.replicas, pod) else {
+            return Ok(());
+        };
+        let mine = of(&read.replicas, &self.pod);
+        if !self.board.ledger.may_forget(dead, mine, Timestamp::now()) {
+            return Ok(());
+        }
+        match self.cluster.forget_replica(&read, pod).await {
+            // Somebody wrote meanwhile: another look decides.
+            Err(error) if error.is_conflict() => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+/// UID of the `MeshAgent` that is there, as far as that is known.
+fn object(intents: &watch::Receiver<Seen<Intent>>) -> Option<String> {
+    let seen = intents.borrow().clone()?;
+    seen.values().next().map(|intent| intent.uid.clone())
 }
 
 fn is_recent<T: PartialEq>(last: Option<&(T, Instant)>, now: &T) -> bool {
     last.is_some_and(|(written, at)| written == now && at.elapsed() < REPEAT)
 }
 
-fn complain(error: &mesh_cluster::agent_io::AgentIoError, failures: u32) {
+fn complain(error: &AgentIoError, failures: u32) {
     if failures == 0 {
         tracing::warn!(error = error as &dyn std::error::Error, "failed to report");
     }

@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
+use mesh_core::ledger::{Pair, far_ahead};
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
     intermediate::{Signer, chain_of},
     jitter,
-    leaf::{Leaf, Wish, ledger},
+    leaf::{Leaf, Wish},
     metrics::Metrics,
     report::Board,
     wanted::Wanted,
@@ -31,31 +32,33 @@ pub(crate) struct Signing {
 enum Next {
     /// It is good until then.
     Keep(Timestamp),
-    /// Make one; once the ledger speaks of its end, or at once.
-    Make { ledger: Timestamp, urgent: bool },
+    /// Make one, once the ledger speaks of its end.
+    Make,
 }
 
 fn next(leaf: Option<&Leaf>, wish: &Wish, noise: f64, now: Timestamp) -> Next {
-    let make = |urgent| {
-        let end = now.saturating_add(wish.life).unwrap_or(now);
-        Next::Make {
-            ledger: ledger(end, wish.life),
-            urgent,
-        }
+    let Some(leaf) = leaf.filter(|leaf| leaf.wish == *wish) else {
+        return Next::Make;
     };
-    match leaf {
-        None => make(false),
-        Some(leaf) if leaf.wish != *wish => make(now >= leaf.urgent_at()),
-        Some(leaf) => {
-            let due = leaf.renew_at(noise);
-            // A clock that was stepped back behind the start of the leaf makes it useless too.
-            if now >= due || now < leaf.facts.not_before {
-                make(now >= leaf.urgent_at())
-            } else {
-                Next::Keep(due)
-            }
-        }
+    let due = leaf.renew_at(noise);
+    // A clock that was stepped back behind the start of the leaf makes it useless too.
+    if now >= due || now < leaf.facts.not_before {
+        Next::Make
+    } else {
+        Next::Keep(due)
     }
+}
+
+/// The line of the ledger for a leaf that is made now: its pair, its end, and how far ahead the line is kept. No leaf
+/// outlives what signs it, so no line does.
+fn line(wish: &Wish, signer: &Signer, now: Timestamp) -> (Pair, Timestamp, Timestamp) {
+    let pair = Pair {
+        signer: signer.generation,
+        bundle: 0,
+    };
+    let last = signer.authority.expires();
+    let end = now.saturating_add(wish.life).unwrap_or(now).min(last);
+    (pair, end, far_ahead(end, wish.life).min(last))
 }
 
 impl Signing {
@@ -63,7 +66,10 @@ impl Signing {
     pub(crate) async fn run(mut self) {
         let mut noise = jitter::fraction();
         let mut failures = 0;
+        let ledger = self.board.ledger.clone();
+        let mut news = ledger.news();
         loop {
+            news.mark_unchanged();
             let wanted = self.wanted.borrow_and_update().clone();
             let signer = self.signer.borrow_and_update().clone();
             let mut pause = LOOK;
@@ -75,41 +81,38 @@ impl Signing {
                 };
                 let now = Timestamp::now();
                 let current = self.leaf.borrow().clone();
+                let (pair, end, until) = line(&wish, &signer, now);
+                // Also while nothing is to be made: the API server may be away when something is.
+                ledger.ask(pair, until);
                 match next(current.as_deref(), &wish, noise, now) {
                     Next::Keep(until) => pause = until_then(until, now),
-                    Next::Make { ledger, urgent } => {
-                        self.board.ledger(ledger);
-                        if self.board.ledger_written() >= Some(ledger) || urgent {
-                            match Leaf::make(wish, &signer, now) {
-                                Ok(leaf) => {
-                                    failures = 0;
-                                    noise = jitter::fraction();
-                                    self.publish(leaf);
-                                    continue;
-                                }
-                                Err(error) => {
-                                    self.metrics.leaf_failures.inc();
-                                    if failures == 0 {
-                                        tracing::error!(
-                                            error = chain_of(&error),
-                                            "failed to make a leaf"
-                                        );
-                                    }
-                                    failures += 1;
-                                    pause = jitter::backoff(failures);
-                                }
-                            }
-                        } else {
+                    Next::Make if !ledger.covers(pair, end) => pause = Duration::from_secs(1),
+                    Next::Make => match Leaf::make(wish, &signer, now) {
+                        Ok(leaf) if ledger.covers(pair, leaf.facts.not_after) => {
+                            failures = 0;
+                            noise = jitter::fraction();
+                            self.publish(leaf);
+                            continue;
+                        }
+                        Ok(leaf) => {
+                            tracing::error!(until = %leaf.facts.not_after, "a leaf lives longer than the ledger says; it is thrown away");
                             pause = Duration::from_secs(1);
                         }
-                    }
+                        Err(error) => {
+                            self.metrics.leaf_failures.inc();
+                            if failures == 0 {
+                                tracing::error!(error = chain_of(&error), "failed to make a leaf");
+                            }
+                            failures += 1;
+                            pause = jitter::backoff(failures);
+                        }
+                    },
                 }
             }
-            let mut ledger = self.board.ledger_watch();
             tokio::select! {
                 gone = self.wanted.changed() => if gone.is_err() { return },
                 gone = self.signer.changed() => if gone.is_err() { return },
-                gone = ledger.changed() => if gone.is_err() { return },
+                gone = news.changed() => if gone.is_err() { return },
                 () = sleep(pause) => {}
             }
         }

@@ -51,6 +51,7 @@ impl Mesh {
             probe: "/vm/select/0/prometheus/api/v1/query?query=1".to_owned(),
         };
         Intent {
+            uid: "0001".to_owned(),
             generation: 3,
             marks: BTreeMap::from([(
                 "app.kubernetes.io/managed-by".to_owned(),

@@ -65,7 +65,6 @@ fn is_renewed_between_two_fifths_and_half_of_its_life() {
     let leaf = Leaf::make(wish(&mesh, &signer), &signer, now()).unwrap();
     assert_eq!(leaf.renew_at(0.0), after(1800));
     assert_eq!(leaf.renew_at(1.0), after(1440));
-    assert_eq!(leaf.urgent_at(), after(2700));
 }
 
 #[test]
@@ -73,22 +72,4 @@ fn an_ended_intermediate_signs_nothing() {
     let mesh = Mesh::new();
     let signer = signer(&mesh);
     assert!(Leaf::make(wish(&mesh, &signer), &signer, after(100_000)).is_err());
-}
-
-#[test]
-fn the_ledger_is_ahead_and_seldom_moves() {
-    let minute = SignedDuration::from_mins(1);
-    let day = SignedDuration::from_hours(24);
-    for (life, stride) in [(minute, 6 * 3600), (day, 24 * 3600)] {
-        let mut said = Vec::new();
-        for second in (0..10 * 24 * 3600).step_by(31) {
-            let end = after(second) + life;
-            let ledger = ledger(end, life);
-            assert!(ledger > end && ledger.duration_since(end).as_secs() <= stride);
-            if said.last() != Some(&ledger) {
-                said.push(ledger);
-            }
-        }
-        assert!(i64::try_from(said.len()).unwrap() <= 10 * 24 * 3600 / stride + 1);
-    }
 }

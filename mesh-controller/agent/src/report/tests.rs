@@ -7,7 +7,6 @@ use crate::testing::now;
 fn a_replica_is_told_as_it_is() {
     let board = Board::new();
     board.envoy(Some(3), None);
-    board.ledger(now());
     board.path(
         "region1",
         &State {
@@ -30,9 +29,17 @@ fn a_replica_is_told_as_it_is() {
         "region2".to_owned(),
         Obstacle::new("NoSuchName", "nothing"),
     )]));
-    let replica = board.draft.borrow().replica("pod-a", "0.1.0");
+    let line = LedgerEntry {
+        signer: 1,
+        bundle: 0,
+        until: now().to_string(),
+    };
+    let replica = board
+        .draft
+        .borrow()
+        .replica("pod-a", "0.1.0", vec![line.clone()]);
     assert_eq!(replica.accepted_generation, Some(3));
-    assert_eq!(until(&replica), Some("2026-11-21T04:00:00Z"));
+    assert_eq!(replica.ledger, [line]);
     assert_eq!(replica.paths[0].reason, "Answered");
     assert!(replica.paths[0].ready && !replica.paths[1].ready);
     assert_eq!(replica.paths[1].reason, "ConnectFailed");
@@ -59,25 +66,12 @@ fn nobody_is_woken_by_what_is_known() {
 }
 
 #[test]
-fn the_ledger_never_goes_back() {
-    let board = Board::new();
-    board.ledger(now());
-    board.ledger(Timestamp::UNIX_EPOCH);
-    assert_eq!(board.ledger_asked(), Some(now()));
-    board.ledger_confirm(Some("2026-11-21T04:00:00Z"));
-    board.ledger_confirm(Some("2020-01-01T00:00:00Z"));
-    board.ledger_confirm(Some("garbage"));
-    board.ledger_confirm(None);
-    assert_eq!(board.ledger_written(), Some(now()));
-}
-
-#[test]
 fn a_path_that_did_not_change_over_a_restart_keeps_its_date() {
     let said = |since, outcome: Result<(), Failure>| {
         let board = Board::new();
         board.path("region1", &State { outcome, since });
         let draft = board.draft.borrow().clone();
-        draft.replica("pod-a", "0.1.0")
+        draft.replica("pod-a", "0.1.0", Vec::new())
     };
     let before = said(now(), Ok(()));
     assert_eq!(

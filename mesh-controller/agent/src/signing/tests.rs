@@ -13,29 +13,17 @@ fn a_leaf_is_made_when_there_is_none_when_it_is_due_and_when_the_wish_changes() 
         life: SignedDuration::from_hours(1),
         signer: signer.fingerprint().to_owned(),
     };
-    let make = |second: i64, urgent| Next::Make {
-        ledger: ledger(after(second + 3600), wish.life),
-        urgent,
-    };
-    assert_eq!(next(None, &wish, 0.0, now()), make(0, false));
+    assert_eq!(next(None, &wish, 0.0, now()), Next::Make);
     let leaf = Leaf::make(wish.clone(), &signer, now()).unwrap();
     assert_eq!(
         next(Some(&leaf), &wish, 0.0, after(1)),
         Next::Keep(after(1800))
     );
-    assert_eq!(
-        next(Some(&leaf), &wish, 0.0, after(1800)),
-        make(1800, false)
-    );
-    // The ledger could not be written for a long time: then the link counts for more.
-    assert_eq!(next(Some(&leaf), &wish, 0.0, after(2700)), make(2700, true));
-    assert_eq!(next(Some(&leaf), &wish, 0.0, after(9999)), make(9999, true));
+    assert_eq!(next(Some(&leaf), &wish, 0.0, after(1800)), Next::Make);
+    assert_eq!(next(Some(&leaf), &wish, 0.0, after(9999)), Next::Make);
     // The clock was stepped back by more than leaves are backdated.
     let before = leaf.facts.not_before - SignedDuration::from_secs(1);
-    assert!(matches!(
-        next(Some(&leaf), &wish, 0.0, before),
-        Next::Make { urgent: false, .. }
-    ));
+    assert_eq!(next(Some(&leaf), &wish, 0.0, before), Next::Make);
     for other in [
         Wish {
             signer: "another".to_owned(),
@@ -50,15 +38,32 @@ fn a_leaf_is_made_when_there_is_none_when_it_is_due_and_when_the_wish_changes() 
             ..wish.clone()
         },
     ] {
-        assert!(matches!(
-            next(Some(&leaf), &other, 0.0, after(1)),
-            Next::Make { urgent: false, .. }
-        ));
+        assert_eq!(next(Some(&leaf), &other, 0.0, after(1)), Next::Make);
     }
 }
 
+#[test]
+fn the_line_is_kept_two_lives_further_and_ends_with_the_signer() {
+    let mesh = Mesh::new();
+    let signer = signer(&mesh);
+    let wish = |hours| Wish {
+        identity: mesh.wanted().identity,
+        life: SignedDuration::from_hours(hours),
+        signer: signer.fingerprint().to_owned(),
+    };
+    let (pair, end, until) = line(&wish(1), &signer, now());
+    assert_eq!((pair.signer, pair.bundle), (1, 0));
+    assert_eq!(end, after(3600));
+    assert!(until >= after(7 * 3600), "an outage of six hours: {until}");
+    let last = signer.authority.expires();
+    let (_, end, until) = line(&wish(1000), &signer, now());
+    assert_eq!((end, until), (last, last));
+    let (_, end, until) = line(&wish(10), &signer, now());
+    assert_eq!((end, until), (after(36_000), last));
+}
+
 #[tokio::test]
-async fn the_first_leaf_waits_for_the_ledger_and_renewals_do_not_stop() {
+async fn no_leaf_without_the_ledger_and_renewals_from_memory() {
     let mesh = Mesh::new();
     let (wanted_tx, wanted) = watch::channel(None);
     let (signer_tx, signers) = watch::channel(None);
@@ -81,19 +86,25 @@ async fn the_first_leaf_waits_for_the_ledger_and_renewals_do_not_stop() {
     signer_tx.send_replace(Some(crate::leaf::tests::signer_at(&mesh, Timestamp::now())));
     let early = tokio::time::timeout(Duration::from_millis(300), leaf.changed()).await;
     assert!(early.is_err(), "no leaf before the ledger is written");
-    let asked = board.ledger_asked().unwrap();
-    assert!(asked > Timestamp::now());
-    board.ledger_confirm(Some(&asked.to_string()));
-    tokio::time::timeout(Duration::from_secs(5), leaf.changed())
-        .await
-        .unwrap()
-        .unwrap();
-    let first = leaf.borrow_and_update().clone().unwrap();
-    tokio::time::timeout(Duration::from_secs(8), leaf.changed())
-        .await
-        .unwrap()
-        .unwrap();
-    let second = leaf.borrow_and_update().clone().unwrap();
-    assert_ne!(first.facts.serial, second.facts.serial);
-    assert!(second.issued < first.facts.not_after);
+    let book = &board.ledger;
+    assert!(book.is_behind(Timestamp::now()));
+    let mine = mesh_api::agent::Replica {
+        ledger: book.lines(None, Timestamp::now()),
+        ..mesh_api::agent::Replica::default()
+    };
+    book.confirm(&mine);
+    let mut made = Vec::new();
+    // From here on nothing is written any more.
+    for _ in 0..2 {
+        tokio::time::timeout(Duration::from_secs(8), leaf.changed())
+            .await
+            .unwrap()
+            .unwrap();
+        made.push(leaf.borrow_and_update().clone().unwrap());
+    }
+    assert_ne!(made[0].facts.serial, made[1].facts.serial);
+    assert!(made[1].issued < made[0].facts.not_after);
+    book.stands_in(Some("another object"));
+    let other = tokio::time::timeout(Duration::from_secs(6), leaf.changed()).await;
+    assert!(other.is_err(), "no leaf when nothing that stands covers it");
 }

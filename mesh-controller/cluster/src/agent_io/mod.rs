@@ -29,7 +29,7 @@ use kube::{
 use mesh_api::{NAMESPACE, TELEMETRY_NAMESPACE, agent::MeshAgent};
 
 pub use follow::Seen;
-pub use seen::{CsrOutcome, CsrSeen, Intent, PodSeen, SecretSeen, ServiceSeen, Slice};
+pub use seen::{CsrOutcome, CsrSeen, Intent, PodSeen, Reported, SecretSeen, ServiceSeen, Slice};
 pub use write::{CsrDraft, Made};
 
 /// Longest that one call may take. Watches have their own limits.

@@ -13,7 +13,7 @@ use k8s_openapi::api::{
 };
 use kube::ResourceExt as _;
 use mesh_api::{
-    agent::{MeshAgent, MeshAgentSpec, MeshAgentStatus},
+    agent::{MeshAgent, MeshAgentSpec, MeshAgentStatus, Replica},
     labels,
 };
 use zeroize::Zeroizing;
@@ -26,6 +26,8 @@ pub(super) const SLICE_SERVICE: &str = "kubernetes.io/service-name";
 /// What the controller wants of this member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intent {
+    /// UID of the object.
+    pub uid: String,
     /// `metadata.generation`.
     pub generation: i64,
     /// Labels that everything made for this member carries.
@@ -53,11 +55,32 @@ pub(super) fn intent(object: &MeshAgent) -> Intent {
         labels::MANAGED_BY_US.to_owned(),
     );
     Intent {
+        uid: object.uid().unwrap_or_default(),
         generation: object.metadata.generation.unwrap_or_default(),
         marks,
         leaving: object.metadata.deletion_timestamp.is_some(),
         spec: object.spec.clone(),
         status: object.status.clone().unwrap_or_default(),
+    }
+}
+
+/// What all replicas have reported, at one version of the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reported {
+    /// What the object must still have when something is reported on top of this.
+    pub version: String,
+    /// One entry per pod.
+    pub replicas: Vec<Replica>,
+}
+
+pub(super) fn reported(object: &MeshAgent) -> Reported {
+    Reported {
+        version: object.resource_version().unwrap_or_default(),
+        replicas: object
+            .status
+            .iter()
+            .flat_map(|status| status.replicas.iter().cloned())
+            .collect(),
     }
 }
 

@@ -13,7 +13,7 @@ use k8s_openapi::{
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use mesh_api::{
     GROUP, NAMESPACE, TELEMETRY_NAMESPACE,
-    agent::{Obstacle, Replica},
+    agent::{MeshAgent, Obstacle, Replica},
     labels,
     member::Intermediate,
 };
@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use super::{
     AgentIoError, CALL_DEADLINE, OwnCluster,
-    seen::{self, SLICE_MANAGED_BY, SLICE_SERVICE, SecretSeen, Slice},
+    seen::{self, Reported, SLICE_MANAGED_BY, SLICE_SERVICE, SecretSeen, Slice},
 };
 
 /// Whether an object was made, or somebody else had made it before.
@@ -102,6 +102,7 @@ fn posted() -> PostParams {
 }
 
 const SECRET: &str = "Secret istio-system/mesh-intermediate";
+const AGENT: &str = "MeshAgent istio-system/mesh";
 const AGENT_STATUS: &str = "status of MeshAgent istio-system/mesh";
 
 impl OwnCluster {
@@ -205,16 +206,33 @@ impl OwnCluster {
         }
     }
 
-    /// Reports what this replica sees, as a field manager of its own.
-    pub async fn report_replica(&self, replica: &Replica) -> Result<(), AgentIoError> {
-        self.report(&manager_of(&replica.pod), json!({"replicas": [replica]}))
-            .await
+    /// What all replicas have reported, as it stands in the API server now.
+    pub async fn read_replicas(&self) -> Result<Option<Reported>, AgentIoError> {
+        let agents = self.agents();
+        let read = call("get", AGENT, agents.get_opt(labels::MESH_AGENT)).await?;
+        Ok(read.as_ref().map(seen::reported))
     }
 
-    /// Takes back what a replica reported that is no more: applied as its field manager, an empty report
-    /// removes all that it owned.
-    pub async fn forget_replica(&self, pod: &str) -> Result<(), AgentIoError> {
-        self.report(&manager_of(pod), json!({})).await
+    /// Reports what this replica sees, as a field manager of its own. Nothing is written when the object is not any more
+    /// as it was read: neither can a call that was given up long ago undo a later one, nor is anything taken back that
+    /// an earlier life of this pod has said. Returns what stands there then.
+    pub async fn report_replica(
+        &self,
+        read: &Reported,
+        replica: &Replica,
+    ) -> Result<Reported, AgentIoError> {
+        let status = json!({"replicas": [replica]});
+        let manager = manager_of(&replica.pod);
+        let written = self.report(&manager, Some(&read.version), status).await?;
+        Ok(seen::reported(&written))
+    }
+
+    /// Takes back what a replica reported that is no more, if the object is still as it was read: applied as its field
+    /// manager, an empty report removes all that it owned.
+    pub async fn forget_replica(&self, read: &Reported, pod: &str) -> Result<(), AgentIoError> {
+        self.report(&manager_of(pod), Some(&read.version), json!({}))
+            .await
+            .map(drop)
     }
 
     /// Reports the intermediates, or why there are none. All replicas read the same and report it as one.
@@ -227,20 +245,30 @@ impl OwnCluster {
         if let (Some(obstacle), Some(status)) = (obstacle, status.as_object_mut()) {
             status.insert("obstacle".to_owned(), json!(obstacle));
         }
-        self.report(labels::AGENT, status).await
+        self.report(labels::AGENT, None, status).await.map(drop)
     }
 
-    async fn report(&self, manager: &str, status: Value) -> Result<(), AgentIoError> {
+    /// Applies a status; with a version only on top of that.
+    async fn report(
+        &self,
+        manager: &str,
+        version: Option<&str>,
+        status: Value,
+    ) -> Result<MeshAgent, AgentIoError> {
+        let mut metadata = json!({"name": labels::MESH_AGENT, "namespace": NAMESPACE});
+        if let (Some(version), Some(metadata)) = (version, metadata.as_object_mut()) {
+            metadata.insert("resourceVersion".to_owned(), json!(version));
+        }
         let object = json!({
             "apiVersion": format!("{GROUP}/v1alpha1"),
             "kind": "MeshAgent",
-            "metadata": {"name": labels::MESH_AGENT, "namespace": NAMESPACE},
+            "metadata": metadata,
             "status": status,
         });
         let agents = self.agents();
         let (params, patch) = apply_as(manager, &object);
         let patching = agents.patch_status(labels::MESH_AGENT, &params, &patch);
-        call("apply", AGENT_STATUS, patching).await.map(drop)
+        call("apply", AGENT_STATUS, patching).await
     }
 
     /// Whether a pod of the agent exists, asked of the API server itself.
