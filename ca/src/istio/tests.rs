@@ -198,16 +198,17 @@ fn another_identity_another_time_or_a_ca_is_refused() {
             Err(VerifyError::OutsideLife { .. })
         ));
     }
-    // A root that ends before the leaf does not count, though it lives now.
-    let (short, material) = Authority::generate_root(&mesh(), 1, HOUR / 2, now()).unwrap();
-    let (long, _) = root();
+    // A root that ends before the leaf does not count, though it lives now and its key signed the leaf.
     let key = PrivateKey::generate().unwrap();
+    let root = |life| Authority::generate_root_with(&key, &mesh(), 1, life, now()).unwrap();
+    let (short, long) = (root(HOUR / 2), root(YEAR));
+    let workload = PrivateKey::generate().unwrap();
     let issued = long
-        .sign_leaf(&identity("child1"), key.public(), HOUR, now())
+        .sign_leaf(&identity("child1"), workload.public(), HOUR, now())
         .unwrap();
-    assert!(short.expires() < issued.facts.not_after);
+    judge(&answer(&issued, &[long.cert_pem()])).unwrap();
     assert!(matches!(
-        judge(&answer(&issued, &[material.cert_pem])),
+        judge(&answer(&issued, &[short.cert_pem()])),
         Err(VerifyError::NoValidAnchor { .. })
     ));
 }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use cryptoki::{session::UserType, types::AuthPin};
 use jiff::SignedDuration;
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -61,10 +62,6 @@ struct Lab {
 
 impl Lab {
     fn tool(&self, args: &[&str]) -> String {
-        self.tool_with(PIN, args)
-    }
-
-    fn tool_with(&self, pin: &str, args: &[&str]) -> String {
         let config = self.folder.join("softhsm2.conf");
         let driver = driver();
         let common = [
@@ -74,7 +71,7 @@ impl Lab {
             "lab",
             "--login",
             "--pin",
-            pin,
+            PIN,
         ];
         run(
             "pkcs11-tool",
@@ -300,10 +297,10 @@ fn what_is_wrong_with_a_token_is_said() {
             assert!(pin.is_empty() || !format!("{error} {error:?}").contains(pin));
         }
         // A refused PIN is not tried again, even if it would be right by now.
-        lab.tool(&["--change-pin", "--new-pin", "wrong-pin"]);
+        change_pin(PIN, "wrong-pin");
         let error = opened(place("good"), "wrong-pin");
         assert!(matches!(error, TokenError::Pin { .. }), "{error:?}");
-        lab.tool_with("wrong-pin", &["--change-pin", "--new-pin", PIN]);
+        change_pin("wrong-pin", PIN);
         let of = |label: &str| opened(place(label), PIN);
         assert!(matches!(
             of("none"),
@@ -349,6 +346,15 @@ fn what_is_wrong_with_a_token_is_said() {
         let shown = format!("{key:?} {:?}", crate::CaKey::from(&key));
         assert!(!shown.contains(PIN), "{shown}");
     });
+}
+
+fn change_pin(old: &str, new: &str) {
+    let module = session::module(&place("")).unwrap();
+    let slot = session::slot(&module, "lab").unwrap();
+    let opened = module.open_rw_session(slot).unwrap();
+    let (old, new) = (AuthPin::new(old.into()), AuthPin::new(new.into()));
+    opened.login(UserType::User, Some(&old)).unwrap();
+    opened.set_pin(&old, &new).unwrap();
 }
 
 /// Ends the process's login, as if the token had been pulled out.
