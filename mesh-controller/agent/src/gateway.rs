@@ -304,7 +304,7 @@ fn spec(wanted: &MeshAgentSpec, places: &Places, at: [SocketAddr; 2], domain: &s
         .collect();
     let serve = wanted.serve.iter().map(|serve| Serve {
         caller: serve.caller.clone(),
-        epoch: 0,
+        epoch: serve.epoch,
         sni: serve.sni.clone(),
         identities: serve.identities.clone(),
         region: wanted.cluster.clone(),

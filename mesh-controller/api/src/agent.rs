@@ -171,6 +171,17 @@ pub struct Serve {
     pub identities: Vec<String>,
     /// What it may ask.
     pub grants: Vec<Grant>,
+    /// Another one whenever an intermediate of the caller was revoked: the connections it was let in by are drained then.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub epoch: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands over a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A region this member calls.

@@ -10,6 +10,8 @@ use kube_derive::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Crl;
+
 /// A cluster enrolled in a mesh, made from its lifecycle object and removed with it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(crates(kube_core = "kube_core"))]
@@ -146,6 +148,9 @@ pub struct MeshMemberStatus {
     /// Its intermediates, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub intermediates: Vec<Intermediate>,
+    /// Their revocation lists, as peers are told them. Kept here for the same reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub crls: Vec<Crl>,
     /// The paths that begin in this member.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["region".into()]))]

@@ -400,9 +400,15 @@ pub struct RootFinding {
 pub struct RevocationStatus {
     /// The intermediate's serial number, lower-case hex.
     pub serial: String,
-    /// Whose it is; absent: no member is known to have it.
+    /// Whose it is; absent: no member is known to have it. It is in the root's list all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<String>,
+    /// Its generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u32>,
+    /// SHA-256 of its public key, lower-case hex: that key is never certified again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// When the wish was seen, RFC 3339.
     pub since: String,
     /// Seconds from then until every Envoy of every member that believed it had let go of it, as the Envoys said; absent: not yet.
@@ -411,4 +417,10 @@ pub struct RevocationStatus {
     /// Members that have not confirmed yet; at most ten are named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting_for: Vec<String>,
+    /// When the certificate ends by itself, or at the latest, RFC 3339. Until then it stays revoked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub until: String,
+    /// Something that a person should know: that `spec.revoked` does not name it any more, which changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }

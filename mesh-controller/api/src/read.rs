@@ -4,12 +4,14 @@ mod access;
 mod agent;
 mod enrolment;
 mod mesh;
+mod revocation;
 
 pub use access::{Auth, ClusterAccess, Redacted, SecretRef, kubeconfig, kubeconfig_ref};
-pub use agent::{agent, gateway, remembered};
+pub use agent::{LIST_MAX, agent, gateway, lists, remembered, remembered_lists};
 pub use enrolment::{Membership, claim, membership};
 pub use mesh::{MeshRules, WorkloadRules, mesh};
 use mesh_core::facts::Obstacle;
+pub use revocation::revocations;
 
 fn obstacle(reason: &str, message: impl Into<String>) -> Obstacle {
     Obstacle::new(reason, message)

@@ -8,8 +8,8 @@ mod workload;
 pub use intent::mesh_agent;
 pub use member::{ManagedKind, MemberSettings, Rendered, member_objects, prunable};
 pub use status::{
-    MemberView, management_membership, management_source, member_status, mesh_member, mesh_status,
-    path_lines,
+    MemberView, MeshView, WARNING, management_membership, management_source, member_status,
+    mesh_member, mesh_status, path_lines,
 };
 
 #[cfg(test)]

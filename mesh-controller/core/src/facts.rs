@@ -77,6 +77,10 @@ pub struct Facts {
     pub root: Result<RootFacts, Obstacle>,
     /// Serial numbers of certificates that nobody is to believe any more, as [`plain_serial`] writes them.
     pub revoked: BTreeSet<String>,
+    /// By cluster ID, a number that changes with each of its certificates that is revoked.
+    pub epochs: BTreeMap<ClusterName, u64>,
+    /// The root's revocation list.
+    pub crl: Option<Crl>,
     /// The members, also those that leave.
     pub members: BTreeMap<MemberKey, MemberFacts>,
 }
@@ -111,6 +115,8 @@ pub struct MemberFacts {
     pub agent: Option<AgentFacts>,
     /// The certificates its peers trust it by, newest first: intermediates that the root signed for it.
     pub anchors: Vec<Anchor>,
+    /// The revocation lists of its intermediates, as far as they are what they say.
+    pub crls: Vec<Crl>,
     /// Where its gateway is reached, as last known.
     pub gateway: BTreeSet<Target>,
 }
@@ -229,6 +235,19 @@ pub struct PathFacts {
     pub outcome: Result<(), Obstacle>,
     /// Since when this outcome is the outcome.
     pub since: Timestamp,
+}
+
+/// A certificate revocation list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Crl {
+    /// SHA-256 of the public key that signed it, lower-case hex.
+    pub issuer: String,
+    /// Its number: of two lists of a key, the one with the greater number holds.
+    pub number: u64,
+    /// When it ends, if somebody looked.
+    pub until: Option<Timestamp>,
+    /// The list, PEM.
+    pub list: String,
 }
 
 /// A certificate that peers trust a member by.

@@ -12,3 +12,4 @@ pub mod lifetime;
 pub mod names;
 pub mod plan;
 pub mod probe;
+pub mod revocation;

@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+mod lists;
+
+use self::lists::Lists;
 use crate::{
     conditions::{self, PathReport, Verdict},
     contract::{Caller, Contract},
@@ -65,6 +68,8 @@ pub struct Delivery {
     pub trust_domain: TrustDomain,
     /// The root its intermediate comes from.
     pub root: RootFacts,
+    /// The generation of the intermediate that it signs with.
+    pub signer: u32,
     /// Whether others reach it: then it has a gateway Service.
     pub gateway: bool,
     /// The certificates it trusts each other member by.
@@ -75,6 +80,8 @@ pub struct Delivery {
     pub consume: BTreeMap<ClusterName, Consume>,
     /// What callers may ask.
     pub contract: Contract,
+    /// Revocation lists: the root's, and those of the members it meets, by the key that signed them.
+    pub crls: BTreeMap<String, String>,
 }
 
 /// How a member knows another.
@@ -84,6 +91,8 @@ pub struct Trust {
     pub trust_domain: TrustDomain,
     /// The other's intermediates.
     pub anchors: Vec<Anchor>,
+    /// Another one whenever an intermediate of the other was revoked: what it let in is drained then.
+    pub epoch: u64,
 }
 
 /// How a member calls a region.
@@ -259,7 +268,7 @@ fn peers<'a>(facts: &'a Facts, admitted: &'a Admitted) -> impl Iterator<Item = P
         })
 }
 
-fn calls(caller: &Claim, region: &Claim) -> Option<Caller> {
+pub(crate) fn calls(caller: &Claim, region: &Claim) -> Option<Caller> {
     match (caller.role, region.role) {
         (Role::Management, Role::Region) => Some(Caller::Management),
         (Role::Child, Role::Region) if caller.region.as_ref() == Some(&region.cluster) => {
@@ -269,10 +278,25 @@ fn calls(caller: &Claim, region: &Claim) -> Option<Caller> {
     }
 }
 
-fn delivery(facts: &Facts, admitted: &Admitted, seat: &Seat, root: &RootFacts) -> Delivery {
+/// The generation that a member signs with: the newest it was seen with, or the next one when that is revoked.
+fn signer(member: &MemberFacts, revoked: &BTreeSet<String>) -> u32 {
+    let next = |anchor: &Anchor| {
+        let step = u32::from(anchor.is_among(revoked));
+        anchor.generation.saturating_add(step)
+    };
+    member.anchors.iter().map(next).max().unwrap_or(1).max(1)
+}
+
+fn delivery(
+    facts: &Facts,
+    admitted: &Admitted,
+    (seat, member): (&Seat, &MemberFacts),
+    root: &RootFacts,
+) -> Delivery {
     let mut trusts = BTreeMap::new();
     let mut serve = BTreeMap::new();
     let mut consume = BTreeMap::new();
+    let mut crls = Lists::new(facts.crl.as_ref());
     for peer in peers(facts, admitted) {
         let name = &peer.seat.claim.cluster;
         let anchors = peer.facts.trusted_by(&facts.revoked);
@@ -294,6 +318,7 @@ fn delivery(facts: &Facts, admitted: &Admitted, seat: &Seat, root: &RootFacts) -
         } else {
             continue;
         }
+        crls.extend(&peer.facts.crls);
         if trusted {
             let trust_domain = peer.seat.trust_domain.clone();
             trusts.insert(
@@ -301,6 +326,7 @@ fn delivery(facts: &Facts, admitted: &Admitted, seat: &Seat, root: &RootFacts) -
                 Trust {
                     trust_domain,
                     anchors,
+                    epoch: facts.epochs.get(name).copied().unwrap_or_default(),
                 },
             );
         }
@@ -311,11 +337,13 @@ fn delivery(facts: &Facts, admitted: &Admitted, seat: &Seat, root: &RootFacts) -
         role: seat.claim.role,
         trust_domain: seat.trust_domain.clone(),
         root: root.clone(),
+        signer: signer(member, &facts.revoked),
         gateway: seat.claim.role == Role::Region,
         trusts,
         serve,
         consume,
         contract: facts.contract.clone(),
+        crls: crls.within(),
     }
 }
 
@@ -336,7 +364,7 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
     } = scene;
     let action = match (&facts.root, &member.access, &member.reach) {
         (Ok(root), Access::Found, Reach::Answers { .. }) => {
-            Action::Deliver(Box::new(delivery(facts, admitted, seat, root)))
+            Action::Deliver(Box::new(delivery(facts, admitted, (seat, member), root)))
         }
         (_, _, _) => Action::Wait,
     };

@@ -58,6 +58,7 @@ fn a_wish_becomes_a_configuration() {
         sni: "child2.child1-vmauth.kof.svc.cluster.local".to_owned(),
         identities: vec!["spiffe://child2.mesh.test/ns/istio-system/sa/mesh-gateway".to_owned()],
         grants: vec![grant("/vm/insert/", "vmauth"), grant("/otlp/", "otlp")],
+        epoch: 3,
     }];
     wanted.spec.trusts = ["child2", "region1"]
         .map(|cluster| Trust {

@@ -135,6 +135,35 @@ pub fn gateway(service: &Service) -> BTreeSet<Target> {
         .collect()
 }
 
+/// Most bytes of a revocation list: room for some hundred certificates.
+pub const LIST_MAX: usize = 16 * 1024;
+/// Most lists of one member: one for each certificate that it is trusted by.
+const LISTS_MAX: usize = 4;
+
+/// The revocation lists that an agent reports: not more, and none longer, than peers can be told. Nobody has looked into them yet.
+#[must_use]
+pub fn lists(agent: &MeshAgent) -> Vec<crate::agent::Crl> {
+    let reported = agent.status.iter().flat_map(|status| &status.crls);
+    bounded(reported)
+}
+
+/// Those that the status of a `MeshMember` remembers.
+#[must_use]
+pub fn remembered_lists(status: &MeshMemberStatus) -> Vec<crate::agent::Crl> {
+    bounded(status.crls.iter())
+}
+
+fn bounded<'a, T>(lists: T) -> Vec<crate::agent::Crl>
+where
+    T: Iterator<Item = &'a crate::agent::Crl>,
+{
+    lists
+        .filter(|crl| crl.list.len() <= LIST_MAX && crl.issuer.len() == 64)
+        .take(LISTS_MAX)
+        .cloned()
+        .collect()
+}
+
 /// What the status of a `MeshMember` remembers: its anchors, its gateway and the UID of its cluster.
 #[must_use]
 pub fn remembered(status: &MeshMemberStatus) -> (Vec<Anchor>, BTreeSet<Target>, Option<String>) {

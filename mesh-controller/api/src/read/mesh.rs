@@ -33,6 +33,8 @@ pub struct MeshRules {
     pub generate_root: bool,
     /// The Secret of the root, in namespace istio-system.
     pub root_secret: String,
+    /// The root's key is in this token.
+    pub root_token: Option<api::Pkcs11>,
     /// Certificates for workloads.
     pub workloads: Option<WorkloadRules>,
     /// Serial numbers of intermediates that nobody is to believe any more, as [`plain_serial`] writes them.
@@ -109,6 +111,7 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
             .secret_name
             .clone()
             .unwrap_or_else(|| format!("{name}-mesh-root")),
+        root_token: spec.root.pkcs11.clone(),
         workloads: spec
             .workloads
             .as_ref()
@@ -151,6 +154,18 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
             .collect(),
         credential_namespaces: spec.credential_namespaces.clone(),
     };
+    if rules.root_token.is_some() && rules.generate_root {
+        return Err(refuse(
+            "spec.root",
+            "a key in a token is not generated: set pkcs11 or generate, not both".to_owned(),
+        ));
+    }
+    if rules.root_token.is_some() && spec.root.secret_name.is_none() {
+        return Err(refuse(
+            "spec.root",
+            "pkcs11 needs secretName, the Secret that holds the certificate (tls.crt)".to_owned(),
+        ));
+    }
     if rules.leaf_life > rules.intermediate_life || rules.intermediate_life > rules.root_life {
         return Err(refuse(
             "spec.lifetimes",

@@ -40,6 +40,7 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
             sni: sni(caller.as_str(), &service),
             identities: vec![identity(&trust.trust_domain)],
             grants: delivery.contract.granted(*kind).map(grant).collect(),
+            epoch: trust.epoch,
         })
     });
     MeshAgentSpec {
@@ -52,7 +53,7 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
             generation: delivery.root.generation,
             certificate: delivery.root.certificate.clone(),
         },
-        signer_generation: 1,
+        signer_generation: delivery.signer,
         prepare_generation: None,
         leaf_seconds: settings.leaf_seconds,
         intermediate_seconds: settings.intermediate_seconds,
@@ -72,7 +73,14 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
             .workloads
             .as_ref()
             .map(|rules| workloads(delivery, rules)),
-        crls: Vec::new(),
+        crls: delivery
+            .crls
+            .iter()
+            .map(|(issuer, list)| api::Crl {
+                issuer: issuer.clone(),
+                list: list.clone(),
+            })
+            .collect(),
     }
 }
 

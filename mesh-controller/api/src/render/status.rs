@@ -9,14 +9,17 @@ use mesh_core::{
     facts::{MemberFacts, Obstacle, Reach},
     names::SpiffeId,
     plan::MemberPlan,
+    revocation::Revocation,
 };
 
 use crate::{
-    NAMESPACE, labels,
+    NAMESPACE,
+    agent::Crl,
+    labels,
     member::{
         self, Address, Intermediate, MeshMember, MeshMemberSpec, MeshMemberStatus, Path, Source,
     },
-    mesh::{DataPlane, MeshStatus, RootStatus},
+    mesh::{DataPlane, MeshStatus, RevocationStatus, RootStatus},
     read::Membership,
 };
 
@@ -124,6 +127,14 @@ pub fn member_status(
                 certificate: anchor.certificate,
             })
             .collect(),
+        crls: facts
+            .crls
+            .iter()
+            .map(|crl| Crl {
+                issuer: crl.issuer.clone(),
+                list: crl.list.clone(),
+            })
+            .collect(),
         paths: path_lines(plan),
         conditions,
     }
@@ -215,23 +226,35 @@ fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
+/// What the status of a mesh is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct MeshView<'a> {
+    /// Its root, or why it cannot sign.
+    pub root: &'a Result<RootStatus, Obstacle>,
+    /// Of each member, whether it is ready.
+    pub members: &'a [bool],
+    /// How far revocations have come.
+    pub revocations: &'a [Revocation],
+    /// The root's revocation list, if there is a new one.
+    pub crl: Option<&'a str>,
+    /// `metadata.generation` of the object.
+    pub generation: Option<i64>,
+}
+
 /// The status of a mesh.
 #[must_use]
-pub fn mesh_status(
-    root: &Result<RootStatus, Obstacle>,
-    members: &[bool],
-    before: &MeshStatus,
-    generation: Option<i64>,
-    now: Timestamp,
-) -> MeshStatus {
+pub fn mesh_status(view: MeshView<'_>, before: &MeshStatus, now: Timestamp) -> MeshStatus {
+    let MeshView {
+        root,
+        members,
+        revocations,
+        crl,
+        generation,
+    } = view;
     let ready = members.iter().filter(|ready| **ready).count();
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let (status, reason, message) = match root {
-        Ok(root) => (
-            "True",
-            "Ready",
-            format!("generation {}, until {}", root.generation, root.not_after),
-        ),
+        Ok(root) => ("True", "Ready", root_message(root)),
         Err(why) => ("False", why.reason.as_str(), why.message.clone()),
     };
     let said = Said {
@@ -245,11 +268,53 @@ pub fn mesh_status(
         data_plane: Some(DataPlane::Envoy),
         // What was recorded stays recorded: a root that is missing now is missed, not forgotten.
         root: root.as_ref().ok().cloned().or_else(|| before.root.clone()),
-        revocations: before.revocations.clone(),
-        crl: before.crl.clone(),
+        revocations: revocations.iter().map(revocation).collect(),
+        crl: crl.map(str::to_owned).or_else(|| before.crl.clone()),
         members: count(members.len()),
         ready_members: count(ready),
         conditions: vec![condition(&said, &before.conditions, generation, now)],
+    }
+}
+
+fn root_message(root: &RootStatus) -> String {
+    let base = format!("generation {}, until {}", root.generation, root.not_after);
+    match root
+        .findings
+        .first()
+        .filter(|worst| worst.severity == WARNING)
+    {
+        Some(worst) => format!("{base}; {}: {}", worst.what, worst.costs),
+        None => base,
+    }
+}
+
+/// Severity of a finding that a person should act on.
+pub const WARNING: &str = "Warning";
+
+/// Most members that are named in one revocation.
+const NAMED: usize = 10;
+
+fn revocation(known: &Revocation) -> RevocationStatus {
+    let found = known.found.as_ref();
+    RevocationStatus {
+        serial: known.serial.clone(),
+        cluster: found.map(|found| found.cluster.to_string()),
+        generation: found.map(|found| found.generation),
+        key: found.and_then(|found| found.key.clone()),
+        since: whole_seconds(known.since).to_string(),
+        done_after_seconds: known
+            .done_after
+            .map(|after| u32::try_from(after.as_secs()).unwrap_or_default()),
+        waiting_for: known
+            .waiting_for
+            .iter()
+            .take(NAMED)
+            .map(ToString::to_string)
+            .collect(),
+        until: whole_seconds(known.until).to_string(),
+        note: (!known.wished).then(|| {
+            "spec.revoked does not name it any more; it stays revoked until it has ended".to_owned()
+        }),
     }
 }
 

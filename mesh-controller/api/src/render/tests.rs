@@ -37,6 +37,7 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
             serial: "5".to_owned(),
             not_after: "2030-01-01T00:00:00Z".parse().unwrap(),
         }],
+        epoch: 3,
     };
     let cluster = if role == Role::Region {
         "region1"
@@ -52,11 +53,13 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
             generation: 1,
             certificate: "PEM of root".to_owned(),
         },
+        signer: 1,
         gateway: role == Role::Region,
         trusts: BTreeMap::from([(peer.parse().unwrap(), trust)]),
         serve: BTreeMap::new(),
         consume: BTreeMap::new(),
         contract: Contract::default(),
+        crls: BTreeMap::from([("print".to_owned(), "list".to_owned())]),
     };
     if role == Role::Region {
         delivery.serve.insert(peer.parse().unwrap(), Caller::Child);

@@ -59,6 +59,7 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> MemberFacts {
         hindrances: Vec::new(),
         agent: None,
         anchors: vec![anchor(cluster)],
+        crls: Vec::new(),
         gateway: if role == Role::Region {
             BTreeSet::from([target("192.0.2.1")])
         } else {
@@ -77,6 +78,8 @@ fn fleet() -> Facts {
             certificate: "root".to_owned(),
         }),
         revoked: BTreeSet::new(),
+        epochs: BTreeMap::new(),
+        crl: None,
         members: BTreeMap::from([
             (
                 key("management"),
@@ -494,7 +497,14 @@ fn what_is_revoked_vanishes_from_all_peers_at_once_and_the_member_keeps_its_seat
         state(&plan, "child1", Kind::IntermediateReady),
         (State::False, "Revoked".to_owned())
     );
-    delivered(&plan, "child1");
+    // It goes on to the next generation, and stays there when its agent shows the old one no longer.
+    assert_eq!(delivered(&plan, "child1").signer, 3);
+    let child = facts.members.get_mut(&key("child1")).unwrap();
+    child.anchors.truncate(1);
+    child.anchors[0].generation = 3;
+    child.anchors[0].serial = "0cc".to_owned();
+    assert_eq!(delivered(&look(&facts), "child1").signer, 3);
+    assert_eq!(delivered(&look(&facts), "region1").signer, 1);
 }
 
 #[test]
