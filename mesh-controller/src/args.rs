@@ -89,6 +89,9 @@ pub(crate) struct ControllerArgs {
     /// The mesh of the management cluster.
     #[arg(long, env = "MESH_MANAGEMENT_MESH", default_value = "default")]
     pub(crate) management_mesh: String,
+    /// Driver (a shared library) of the PKCS#11 token that holds the key of a root, for meshes with `root.pkcs11`.
+    #[arg(long, env = "MESH_PKCS11_MODULE", value_name = "FILE")]
+    pub(crate) pkcs11_module: Option<PathBuf>,
     /// Kubeconfig of the management cluster; default: the service account of the pod.
     #[arg(long, env = "MESH_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,

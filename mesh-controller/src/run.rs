@@ -94,6 +94,9 @@ async fn controller(args: ControllerArgs) -> anyhow::Result<()> {
         log: args.agent_log,
         management_member: args.management_member,
         management_mesh: args.management_mesh,
+        pkcs11_module: args
+            .pkcs11_module
+            .filter(|file| !file.as_os_str().is_empty()),
     };
     let shutdown = async move {
         stop.recv().await;

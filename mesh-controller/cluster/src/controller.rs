@@ -19,7 +19,12 @@ mod registrar;
 mod roots;
 mod sign;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
@@ -46,8 +51,9 @@ use self::{
 use crate::{
     call::{CallError, call},
     lease::{self, Claim},
-    metrics::{Metrics, Reached, Station},
+    metrics::{ByCertificate, Ending, Metrics, Reached, Station},
     tasks::{TaskError, Tasks},
+    vault::Vault,
     watches::{Key, Patience},
 };
 
@@ -72,6 +78,8 @@ pub struct ControllerSettings {
     pub management_member: bool,
     /// The mesh that management is in.
     pub management_mesh: String,
+    /// The driver of PKCS#11 tokens, for roots whose keys are in one.
+    pub pkcs11_module: Option<PathBuf>,
 }
 
 /// Why the controller ended.
@@ -161,8 +169,11 @@ pub async fn run(
     );
     tasks.spawn("registrar", registrar.run(todo));
     let roots = Roots {
-        client: client.clone(),
-        namespace: settings.namespace.clone(),
+        vault: Vault {
+            client: client.clone(),
+            namespace: settings.namespace.clone(),
+            module: settings.pkcs11_module.clone(),
+        },
         index: Arc::clone(&index),
         claim: claim.clone(),
         looked: Arc::clone(&looked),
@@ -254,6 +265,7 @@ async fn looking(
         let (found, todo) = common.index.read(|state| {
             let found = look(state, &constants, now);
             let todo = register::jobs(state, &found, now);
+            common.metrics.endings(endings(state, &found).into_iter());
             (found, todo)
         });
         common.metrics.looked();
@@ -339,6 +351,60 @@ fn count(metrics: &Metrics, found: &Look) {
             reached,
         )
     }));
+}
+
+/// When every certificate and list that is known ends.
+fn endings(state: &State, found: &Look) -> Vec<(ByCertificate, Timestamp)> {
+    let mut endings = Vec::new();
+    let mut put = |mesh: &str, cluster: &str, kind: Ending, generation: u32, at: Timestamp| {
+        let certificate = ByCertificate {
+            mesh: mesh.to_owned(),
+            cluster: cluster.to_owned(),
+            kind,
+            generation,
+        };
+        endings.push((certificate, at));
+    };
+    for (name, root) in &state.roots {
+        let Ok(root) = root else { continue };
+        put(
+            name,
+            "",
+            Ending::Root,
+            root.status.generation,
+            root.not_after,
+        );
+        let mesh = state.meshes.get(&Key::new("", name));
+        let list = mesh
+            .and_then(|mesh| mesh.status.as_ref()?.crl.as_ref())
+            .and_then(|list| mesh_ca::crl_facts(list.as_bytes()).ok());
+        if let Some(list) = list {
+            put(
+                name,
+                "",
+                Ending::Crl,
+                root.status.generation,
+                list.next_update,
+            );
+        }
+    }
+    for told in found.told.values() {
+        let (mesh, cluster) = (told.mesh.as_str(), told.object.spec.cluster.as_str());
+        for anchor in told.facts.trusted_by(&BTreeSet::new()) {
+            put(
+                mesh,
+                cluster,
+                Ending::Intermediate,
+                anchor.generation,
+                anchor.not_after,
+            );
+        }
+        // Which generation signed which list is only in the key; the soonest end is what matters.
+        if let Some(until) = told.facts.crls.iter().filter_map(|list| list.until).min() {
+            put(mesh, cluster, Ending::Crl, 0, until);
+        }
+    }
+    endings
 }
 
 /// The tasks of all members.

@@ -95,6 +95,28 @@ pub enum Judged {
     Denied,
     /// Could not be answered.
     Failed,
+    /// Has no answer yet: its sender asks too often, or has not said everything.
+    Waits,
+}
+
+/// What ends at some time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Ending {
+    /// A root.
+    Root,
+    /// The intermediate of a member.
+    Intermediate,
+    /// A revocation list; `cluster` is empty for the root's.
+    Crl,
+}
+
+/// A certificate or list, and when it ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ByCertificate {
+    pub(crate) mesh: String,
+    pub(crate) cluster: String,
+    pub(crate) kind: Ending,
+    pub(crate) generation: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -125,6 +147,7 @@ pub struct Metrics {
     members: Family<ByStation, Gauge>,
     reach: Family<ByReach, Gauge>,
     requests: Family<ByVerdict, Counter>,
+    not_after: Family<ByCertificate, Gauge>,
     leading: Gauge,
     first_object: Histogram,
 }
@@ -139,6 +162,7 @@ impl Metrics {
             members: Family::default(),
             reach: Family::default(),
             requests: Family::default(),
+            not_after: Family::default(),
             leading: Gauge::default(),
             first_object: Histogram::new([
                 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0, 20.0,
@@ -168,6 +192,11 @@ impl Metrics {
             "certificate_requests",
             "Count of requests for intermediates, by verdict",
             metrics.requests.clone(),
+        );
+        registry.register(
+            "certificate_not_after_seconds",
+            "When certificates and revocation lists end, Unix time",
+            metrics.not_after.clone(),
         );
         registry.register(
             "leading",
@@ -205,6 +234,16 @@ impl Metrics {
 
     pub(crate) fn first_object(&self, after: std::time::Duration) {
         self.first_object.observe(after.as_secs_f64());
+    }
+
+    /// When what is known ends. What is not known any more is not told any more.
+    pub(crate) fn endings(&self, endings: impl Iterator<Item = (ByCertificate, jiff::Timestamp)>) {
+        self.not_after.clear();
+        for (certificate, at) in endings {
+            self.not_after
+                .get_or_create(&certificate)
+                .set(at.as_second());
+        }
     }
 
     pub(crate) fn members(&self, members: impl Iterator<Item = (Station, Reached)>) {

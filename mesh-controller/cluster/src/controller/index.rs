@@ -8,19 +8,24 @@ use std::{
     },
 };
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Resource, api::PartialObjectMeta};
 use mesh_api::{
     foreign::{ClusterDeployment, ClusterTemplate, Credential},
     member::MeshMember,
     mesh::Mesh,
+    read,
 };
-use mesh_core::facts::{Access, AgentFacts, Anchor, Delivered, MemberKey, Obstacle, Reach, Target};
+use mesh_core::{
+    facts::{Access, AgentFacts, Anchor, Crl, Delivered, MemberKey, Obstacle, Reach, Target},
+    names::ClusterName,
+};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    vault::Root,
+    vault::{Root, TOKEN_AWAY},
     watches::{Key, Seen},
 };
 
@@ -149,6 +154,10 @@ pub(crate) struct Observed {
     pub(crate) agent: Option<AgentFacts>,
     /// None: not seen since this process began, so what status remembers holds.
     pub(crate) anchors: Option<Vec<Anchor>>,
+    /// The generations that its agent reports to hold, and when half of the life of each is over.
+    pub(crate) held: BTreeMap<u32, Timestamp>,
+    /// The same, of their revocation lists.
+    pub(crate) lists: Option<Vec<Crl>>,
     /// The same.
     pub(crate) gateway: Option<BTreeSet<Target>>,
     /// Nothing of ours is left there.
@@ -164,6 +173,8 @@ impl Default for Observed {
             hindrances: Vec::new(),
             agent: None,
             anchors: None,
+            held: BTreeMap::new(),
+            lists: None,
             gateway: None,
             withdrawn: false,
         }
@@ -181,12 +192,42 @@ pub(crate) struct State {
     pub(crate) configs: Store<ConfigMap>,
     pub(crate) secrets: Store<PartialObjectMeta<Secret>>,
     pub(crate) roots: BTreeMap<String, Result<Root, Obstacle>>,
+    /// The list that each root signed last, until it is recorded; newer than what is recorded.
+    pub(crate) signed: BTreeMap<String, Arc<str>>,
     pub(crate) observed: BTreeMap<MemberKey, Observed>,
     /// When a cluster was first seen to ask for membership, until something is in it.
     pub(crate) asked: BTreeMap<MemberKey, Instant>,
 }
 
 impl State {
+    /// The certificates that members of a mesh are known by, and whose they are.
+    pub(crate) fn certificates(&self, mesh: &str) -> Vec<(ClusterName, Anchor)> {
+        let mut found = Vec::new();
+        for (key, object) in self.members.iter() {
+            let Ok(cluster) = object.spec.cluster.parse::<ClusterName>() else {
+                continue;
+            };
+            if object.spec.mesh != mesh {
+                continue;
+            }
+            let key = MemberKey {
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+            };
+            let seen = self
+                .observed
+                .get(&key)
+                .and_then(|seen| seen.anchors.clone());
+            let remembered = object
+                .status
+                .as_ref()
+                .map(|status| read::remembered(status).0);
+            let all = remembered.into_iter().chain(seen).flatten();
+            found.extend(all.map(|anchor| (cluster.clone(), anchor)));
+        }
+        found
+    }
+
     /// Everything that is surely there has been listed. The kinds of k0rdent may be missing.
     pub(crate) fn is_warm(&self) -> bool {
         self.meshes.is_warm()
@@ -221,6 +262,20 @@ impl Index {
             let before = observed.clone();
             change(observed);
             *observed != before
+        });
+    }
+
+    /// A root that should sign did not.
+    pub(crate) fn root_fails(&self, mesh: &str, why: &Obstacle) {
+        if why.reason != TOKEN_AWAY {
+            return;
+        }
+        self.learn(|state| match state.roots.get_mut(mesh) {
+            Some(Ok(root)) if root.signer.is_ok() => {
+                root.signer = Err(why.clone());
+                true
+            }
+            Some(_) | None => false,
         });
     }
 

@@ -17,6 +17,7 @@ use mesh_core::{
     facts::{Facts, MemberFacts, MemberKey, Obstacle},
     names::{ClusterName, MeshName, TrustDomain},
     plan::{Action, MemberPlan, plan},
+    revocation::{Revocation, epochs},
 };
 use tokio::time::Instant;
 
@@ -111,6 +112,8 @@ pub(crate) struct Look {
     pub(crate) asked: BTreeMap<MemberKey, Asked>,
     /// Members whose lifecycle object no longer asks for it.
     pub(crate) dismissed: BTreeSet<MemberKey>,
+    /// How far revocations have come, by mesh.
+    pub(crate) revocations: BTreeMap<String, Vec<Revocation>>,
     pub(crate) wake_at: Option<Timestamp>,
 }
 
@@ -132,6 +135,10 @@ pub(crate) fn look(state: &State, constants: &Constants, now: Timestamp) -> Look
         .map(|(key, mesh)| (key.name.clone(), read::mesh(mesh)))
         .collect();
     let mut meshes: BTreeMap<MeshName, BTreeMap<MemberKey, MemberFacts>> = BTreeMap::new();
+    // Also those without members.
+    for mesh in rules.values().filter_map(|rules| rules.as_ref().ok()) {
+        meshes.entry(mesh.name.clone()).or_default();
+    }
     for (key, object) in state.members.iter() {
         let key = member_key(key);
         let (mesh, facts) = eye.member(&key, object, asked.get(&key));
@@ -143,7 +150,12 @@ pub(crate) fn look(state: &State, constants: &Constants, now: Timestamp) -> Look
     };
     for (mesh, members) in meshes {
         let rules = rules.get(mesh.as_str());
-        let facts = eye.facts(&mesh, rules, members);
+        let mut facts = eye.facts(&mesh, rules, members);
+        let revocations = eye.revocations(&facts, rules.and_then(|r| r.as_ref().ok()), now);
+        facts.epochs = epochs(&revocations);
+        found
+            .revocations
+            .insert(mesh.as_str().to_owned(), revocations);
         let planned = plan(&facts, now);
         found.wake_at = [found.wake_at, planned.wake_at].into_iter().flatten().min();
         let root = state

@@ -3,6 +3,7 @@
 
 mod deliver;
 mod observe;
+mod requests;
 
 use std::{sync::Arc, time::Duration};
 

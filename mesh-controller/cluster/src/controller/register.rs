@@ -1,15 +1,19 @@
 //! What is to be written on management: members, their removal, what is told about them and about meshes. What is to
 //! be written is a comparison of a look with what stands there, so nothing is written twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 use mesh_api::{
     labels,
     member::{MeshMember, MeshMemberStatus},
-    mesh::MeshStatus,
-    render::{MemberView, member_status, mesh_member, mesh_status},
+    mesh::{MeshStatus, RootStatus},
+    read,
+    render::{MemberView, MeshView, WARNING, member_status, mesh_member, mesh_status},
 };
 use mesh_core::{conditions::State as Truth, facts::MemberKey, plan::Action};
 
@@ -198,7 +202,10 @@ fn mesh_jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
             continue;
         };
         let root = match opened {
-            Ok(root) => Ok(root.status.clone()),
+            Ok(root) => match root.trouble(now) {
+                None => Ok(root.status.clone()),
+                Some(why) => Err(why),
+            },
             // Somebody else is about to make it; that is nothing to tell.
             Err(why) if why.reason == ROOT_PENDING => continue,
             Err(why) => Err(why.clone()),
@@ -217,7 +224,15 @@ fn mesh_jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
         };
         let ready: Vec<bool> = members.iter().map(ready).collect();
         let before = mesh.status.clone().unwrap_or_default();
-        let status = mesh_status(&root, &ready, &before, mesh.metadata.generation, now);
+        let recorded = read::revocations(&before);
+        let view = MeshView {
+            root: &root,
+            members: &ready,
+            revocations: look.revocations.get(&key.name).unwrap_or(&recorded),
+            crl: newer(state.signed.get(&key.name), before.crl.as_deref()),
+            generation: mesh.metadata.generation,
+        };
+        let status = mesh_status(view, &before, now);
         if status != before {
             let job = Job::TellMesh {
                 uid: mesh.uid(),
@@ -228,6 +243,14 @@ fn mesh_jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
         }
     }
     jobs
+}
+
+/// The list that was signed last, if it is newer than the one that is recorded.
+fn newer<'a>(signed: Option<&'a Arc<str>>, recorded: Option<&str>) -> Option<&'a str> {
+    let signed: &str = signed?.as_ref();
+    let number = |list: &str| mesh_ca::crl_facts(list.as_bytes()).ok().map(|f| f.number);
+    let same = recorded == Some(signed);
+    (!same && number(signed) > recorded.and_then(number)).then_some(signed)
 }
 
 fn was_ready(object: &MeshMember) -> bool {
@@ -265,6 +288,82 @@ pub(crate) fn changes<'a>(
         })
         .filter(|now| kinds.insert(now.type_.as_str()))
         .collect()
+}
+
+/// Something that happened to a mesh and is worth an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct News {
+    pub(crate) warning: bool,
+    pub(crate) reason: &'static str,
+    pub(crate) note: String,
+}
+
+/// What happened to a mesh besides its conditions: a root was adopted with something to say about it, a revocation began or ended.
+pub(crate) fn news(before: &MeshStatus, after: &MeshStatus) -> Vec<News> {
+    let mut news = Vec::new();
+    let root = after.root.as_ref().filter(|_| before.root.is_none());
+    if let Some(findings) = root.and_then(warnings) {
+        news.push(News {
+            warning: true,
+            reason: "RootAdopted",
+            note: format!("the root was adopted as it is; {findings}"),
+        });
+    }
+    for now in &after.revocations {
+        let was = before
+            .revocations
+            .iter()
+            .find(|was| was.serial == now.serial);
+        let whose = now
+            .cluster
+            .as_ref()
+            .map_or("of no known member".to_owned(), |c| format!("of {c}"));
+        if was.is_none() {
+            let note = format!(
+                "serial {} {whose} is revoked; {} members may still believe it",
+                now.serial,
+                now.waiting_for.len()
+            );
+            news.push(News {
+                warning: true,
+                reason: "Revoking",
+                note,
+            });
+        }
+        if let (Some(after), None) = (
+            now.done_after_seconds,
+            was.and_then(|w| w.done_after_seconds),
+        ) {
+            let note = format!(
+                "nobody believes serial {} {whose} any more, after {after} s",
+                now.serial
+            );
+            news.push(News {
+                warning: false,
+                reason: "Revoked",
+                note,
+            });
+        }
+        if let (Some(note), Some(None)) = (&now.note, was.map(|was| &was.note)) {
+            news.push(News {
+                warning: true,
+                reason: "RevocationStays",
+                note: format!("serial {}: {note}", now.serial),
+            });
+        }
+    }
+    news
+}
+
+/// What is the matter with a root, and worth a warning.
+fn warnings(root: &RootStatus) -> Option<String> {
+    let found: Vec<String> = root
+        .findings
+        .iter()
+        .filter(|finding| finding.severity == WARNING)
+        .map(|finding| format!("{}: {}", finding.what, finding.costs))
+        .collect();
+    (!found.is_empty()).then(|| found.join("; "))
 }
 
 #[cfg(test)]

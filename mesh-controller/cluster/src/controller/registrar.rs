@@ -22,7 +22,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     index::Index,
-    register::{Job, JobId, Jobs, changes},
+    register::{Job, JobId, Jobs, changes, news},
 };
 use crate::{
     call::{CallError, call},
@@ -241,6 +241,10 @@ impl Registrar {
                     .learn(|state| state.meshes.see(Seen::Applied(told.clone())));
                 self.publish(&told, &before.conditions, &status.conditions)
                     .await;
+                for news in news(&before, &status) {
+                    self.send(&told, &event(news.warning, news.reason, "Mesh", news.note))
+                        .await;
+                }
                 Ok(())
             }
             (_, _) => Ok(()),
@@ -348,40 +352,49 @@ impl Registrar {
         before: &[Condition],
         after: &[Condition],
     ) {
-        let reference = object.object_ref(&());
         for condition in changes(before, after) {
-            if !self.claim.is_current() {
-                return;
-            }
-            let event = Event {
-                type_: if condition.status == "True" {
-                    EventType::Normal
-                } else {
-                    EventType::Warning
-                },
-                reason: condition.reason.clone(),
-                note: Some(
-                    format!("{}: {}", condition.type_, condition.message)
-                        .chars()
-                        .take(1000)
-                        .collect(),
-                ),
-                action: condition.type_.clone(),
-                secondary: None,
-            };
-            let sent = call(
-                "create",
-                "an event",
-                self.recorder.publish(&event, &reference),
+            let note = format!("{}: {}", condition.type_, condition.message);
+            let warning = condition.status != "True";
+            self.send(
+                object,
+                &event(warning, &condition.reason, &condition.type_, note),
             )
             .await;
-            if let Err(error) = sent {
-                tracing::debug!(
-                    why = crate::call::chain(&error),
-                    "Failed to publish an event"
-                );
-            }
         }
+    }
+
+    async fn send<K: Resource<DynamicType = ()> + Sync>(&self, object: &K, event: &Event) {
+        if !self.claim.is_current() {
+            return;
+        }
+        let reference = object.object_ref(&());
+        let sent = call(
+            "create",
+            "an event",
+            self.recorder.publish(event, &reference),
+        )
+        .await;
+        if let Err(error) = sent {
+            tracing::debug!(
+                why = crate::call::chain(&error),
+                "Failed to publish an event"
+            );
+        }
+    }
+}
+
+/// An event; Kubernetes refuses longer notes.
+fn event(warning: bool, reason: &str, action: &str, note: String) -> Event {
+    Event {
+        type_: if warning {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        },
+        reason: reason.to_owned(),
+        note: Some(note.chars().take(1000).collect()),
+        action: action.to_owned(),
+        secondary: None,
     }
 }
 

@@ -1,3 +1,5 @@
+use k8s_openapi::ByteString;
+
 use super::*;
 
 const PLACE: &str = "Secret n/s";
@@ -46,4 +48,45 @@ fn refuses_what_cannot_sign() {
     for secret in [without_key, anothers_key, Secret::default()] {
         assert_eq!(load(&secret, None).unwrap_err().reason, "RootInvalid");
     }
+}
+
+/// The same root, as Istio keeps it.
+fn as_istio(mut secret: Secret) -> Secret {
+    let data = secret.data.take().unwrap();
+    let moved = data.into_iter().map(|(entry, bytes)| {
+        let entry = match entry.as_str() {
+            CERTIFICATE => "ca-cert.pem",
+            _ => "ca-key.pem",
+        };
+        (entry.to_owned(), bytes)
+    });
+    // istio-ca-secret has all of these, empty where it has nothing.
+    let empty = ["cert-chain.pem", "key.pem", "root-cert.pem"]
+        .map(|entry| (entry.to_owned(), ByteString(Vec::new())));
+    secret.data = Some(moved.chain(empty).collect());
+    secret
+}
+
+#[test]
+fn reads_what_istio_keeps_and_knows_the_root_again() {
+    let made = made();
+    let known = load(&made, None).unwrap();
+    let istio = load(&as_istio(made), Some(&known.status)).unwrap();
+    assert_eq!((istio.key, istio.facts), (known.key, known.facts));
+}
+
+#[test]
+fn findings_are_told_with_what_they_cost_and_only_what_cannot_work_is_refused() {
+    let finding = |severity| AdoptionFinding {
+        severity,
+        what: "what".to_owned(),
+        costs: "costs",
+    };
+    let told = acceptable(&[finding(Severity::Warning), finding(Severity::Note)]).unwrap();
+    let told: Vec<&str> = told.iter().map(|f| f.severity.as_str()).collect();
+    assert_eq!(told, ["Warning", "Note"]);
+    assert_eq!(
+        acceptable(&[finding(Severity::Note), finding(Severity::Refused)]),
+        Err("what; costs".to_owned())
+    );
 }

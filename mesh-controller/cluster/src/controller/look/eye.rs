@@ -6,17 +6,19 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 use mesh_api::{
     labels,
-    member::MeshMember,
+    member::{MeshMember, MeshMemberStatus},
+    mesh::MeshStatus,
     read::{self, MeshRules, SecretRef},
     render::{management_membership, management_source},
 };
 use mesh_core::{
     contract::Contract,
     facts::{
-        Access, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, RootFacts, plain_serial,
+        Access, Crl, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, RootFacts, plain_serial,
     },
     names::{MeshName, TrustDomain},
     plan::{Action, MemberPlan},
+    revocation::{Revocation, progress},
 };
 
 use super::{
@@ -193,6 +195,9 @@ impl Eye<'_> {
             hindrances: observed.hindrances,
             agent: observed.agent,
             anchors: observed.anchors.unwrap_or(anchors),
+            crls: observed
+                .lists
+                .unwrap_or_else(|| remembered_lists(object.status.as_ref())),
             // A load balancer that says nothing for a while takes nothing away: the last known address stays.
             gateway: observed
                 .gateway
@@ -288,8 +293,53 @@ impl Eye<'_> {
             contract,
             root,
             revoked: self.revoked(mesh, rules),
+            epochs: BTreeMap::new(),
+            crl: self.list(mesh),
             members,
         }
+    }
+
+    fn mesh_status(&self, mesh: &MeshName) -> Option<&MeshStatus> {
+        let object = self.state.meshes.get(&Key::new("", mesh.as_str()))?;
+        object.status.as_ref()
+    }
+
+    /// The root's list, once it is recorded: nobody is told one that could be forgotten.
+    fn list(&self, mesh: &MeshName) -> Option<Crl> {
+        let root = self.state.roots.get(mesh.as_str())?.as_ref().ok()?;
+        Some(Crl {
+            issuer: root.key.clone(),
+            number: 0,
+            until: None,
+            list: self.mesh_status(mesh)?.crl.clone()?,
+        })
+    }
+
+    /// How far revocations have come.
+    pub(super) fn revocations(
+        &self,
+        facts: &Facts,
+        rules: Option<&MeshRules>,
+        now: Timestamp,
+    ) -> Vec<Revocation> {
+        let before = self.mesh_status(&facts.mesh).map(read::revocations);
+        let before = before.unwrap_or_default();
+        let Some(rules) = rules else {
+            return before;
+        };
+        if facts.revoked.is_empty() {
+            return Vec::new();
+        }
+        let most = rules.intermediate_life.signed();
+        let mut found = progress(facts, &rules.revoked, &before, most, now);
+        for revocation in &mut found {
+            if let Some(found) = &mut revocation.found
+                && found.key.is_none()
+            {
+                found.key = key_of(facts, &revocation.serial);
+            }
+        }
+        found
     }
 
     /// What a person revoked, and what was revoked before: that is never taken back by taking the wish away.
@@ -301,10 +351,7 @@ impl Eye<'_> {
         let wished = rules
             .and_then(|rules| rules.as_ref().ok())
             .map(|rules| rules.revoked.clone());
-        let object = self.state.meshes.get(&Key::new("", mesh.as_str()));
-        let recorded = object
-            .and_then(|mesh| mesh.status.as_ref())
-            .map(|status| &status.revocations);
+        let recorded = self.mesh_status(mesh).map(|status| &status.revocations);
         let recorded = recorded.into_iter().flatten();
         recorded
             .map(|known| plain_serial(&known.serial))
@@ -436,6 +483,31 @@ impl Eye<'_> {
             asked: self.state.asked.get(key).copied(),
         }
     }
+}
+
+/// Lists that a member reported before this process began. They were judged then.
+fn remembered_lists(status: Option<&MeshMemberStatus>) -> Vec<Crl> {
+    let lists = status.map(read::remembered_lists).unwrap_or_default();
+    lists
+        .into_iter()
+        .map(|crl| Crl {
+            issuer: crl.issuer,
+            number: 0,
+            until: None,
+            list: crl.list,
+        })
+        .collect()
+}
+
+/// Fingerprint of the key of the certificate with this serial number.
+fn key_of(facts: &Facts, serial: &str) -> Option<String> {
+    let anchor = facts
+        .members
+        .values()
+        .flat_map(|member| &member.anchors)
+        .find(|anchor| plain_serial(&anchor.serial) == serial)?;
+    let read = mesh_ca::facts(&anchor.certificate).ok()?;
+    Some(read.into_iter().next()?.key_fingerprint)
 }
 
 /// Nothing of ours can be there: no delivery was ever recorded, and there is no way to look.

@@ -263,7 +263,16 @@ fn settings(common: &Common, terms: &Terms, member: &str) -> MemberSettings {
     }
 }
 
-/// The generation of the intermediate that the member is told to sign with.
-pub(super) fn generation(common: &Common, delivery: &Delivery, terms: &Terms, member: &str) -> u32 {
-    mesh_agent(delivery, &settings(common, terms, member)).signer_generation
+/// The generations of the intermediate that the member is told to hold.
+pub(super) fn generations(
+    common: &Common,
+    delivery: &Delivery,
+    terms: &Terms,
+    member: &str,
+) -> Vec<u32> {
+    let spec = mesh_agent(delivery, &settings(common, terms, member));
+    [Some(spec.signer_generation), spec.prepare_generation]
+        .into_iter()
+        .flatten()
+        .collect()
 }

@@ -1,10 +1,10 @@
-//! What is watched in a member: what its agent reports, where its gateway is, and what it asks to be signed.
+//! What is watched in a member: what its agent reports, and where its gateway is.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::{certificates::v1::CertificateSigningRequest, core::v1::Service};
-use kube::{Api, Client, ResourceExt as _, core::DeserializeGuard};
+use k8s_openapi::api::core::v1::Service;
+use kube::{Api, Client, core::DeserializeGuard};
 use mesh_api::{
     NAMESPACE,
     agent::MeshAgent,
@@ -12,23 +12,18 @@ use mesh_api::{
     member::Intermediate,
     read::{self},
 };
-use mesh_ca::{IntermediateSubject, recognise_intermediate};
-use mesh_core::{facts::Anchor, plan::Action};
-use parking_lot::Mutex;
-use tokio::sync::Notify;
-
-use super::{Bells, Member, deliver};
-use crate::{
-    controller::{
-        look::Terms,
-        sign::{self, Verdict},
-    },
-    metrics::Judged,
-    watches::{Filter, Key, Patience, Seen, follow},
+use mesh_ca::{CertFacts, IntermediateSubject, recognise_intermediate};
+use mesh_core::{
+    facts::{Anchor, Crl},
+    plan::Action,
 };
+use parking_lot::Mutex;
 
-/// Before a request that could not be answered is looked at again.
-const AGAIN: Duration = Duration::from_secs(2);
+use super::{Bells, Member};
+use crate::{
+    controller::look::Terms,
+    watches::{Filter, Patience, Seen, follow},
+};
 
 impl Member {
     /// Follows the `MeshAgent`: its kind may come into being only when we make it.
@@ -76,25 +71,48 @@ impl Member {
     fn told_by(&self, agent: Option<&MeshAgent>) {
         let terms = self.wish.borrow().terms.clone();
         let now = Timestamp::now();
-        let anchors: Vec<Anchor> = match (agent.and_then(|agent| agent.status.as_ref()), &terms) {
-            (Some(status), Some(terms)) => status
-                .intermediates
-                .iter()
-                .filter_map(|shown| self.recognised(shown, terms, now))
-                .collect(),
-            (_, _) => Vec::new(),
-        };
+        let shown: Vec<(Anchor, CertFacts)> =
+            match (agent.and_then(|agent| agent.status.as_ref()), &terms) {
+                (Some(status), Some(terms)) => status
+                    .intermediates
+                    .iter()
+                    .filter_map(|shown| self.recognised(shown, terms, now))
+                    .collect(),
+                (_, _) => Vec::new(),
+            };
+        let known = self.known_lists();
+        let reported = agent.map(read::lists).unwrap_or_default();
+        let lists = believed(&reported, &shown, &known, now);
+        let held = shown
+            .iter()
+            .map(|(anchor, facts)| (anchor.generation, half(facts)))
+            .collect();
+        let anchors: Vec<Anchor> = shown.into_iter().map(|(anchor, _)| anchor).collect();
         let facts = agent.map(read::agent);
         self.report(|seen| {
             seen.agent = facts;
+            seen.held = held;
             // An agent that shows nothing has lost its status, not its certificates; what was known holds until it ends.
             if !anchors.is_empty() {
                 seen.anchors = Some(anchors);
+                seen.lists = Some(lists);
             }
         });
     }
 
-    fn recognised(&self, shown: &Intermediate, terms: &Terms, now: Timestamp) -> Option<Anchor> {
+    fn known_lists(&self) -> Vec<Crl> {
+        self.common.index.read(|state| {
+            let seen = state.observed.get(&self.key);
+            seen.and_then(|seen| seen.lists.clone()).unwrap_or_default()
+        })
+    }
+
+    fn recognised(
+        &self,
+        shown: &Intermediate,
+        terms: &Terms,
+        now: Timestamp,
+    ) -> Option<(Anchor, CertFacts)> {
         let subject = IntermediateSubject {
             mesh: terms.mesh.clone(),
             cluster: terms.cluster.clone(),
@@ -106,13 +124,16 @@ impl Member {
             &subject,
             now,
         ) {
-            Ok(facts) => Some(Anchor {
-                generation: shown.generation,
-                certificate: shown.certificate.clone(),
-                fingerprint: facts.fingerprint,
-                serial: facts.serial,
-                not_after: facts.not_after,
-            }),
+            Ok(facts) => {
+                let anchor = Anchor {
+                    generation: shown.generation,
+                    certificate: shown.certificate.clone(),
+                    fingerprint: facts.fingerprint.clone(),
+                    serial: facts.serial.clone(),
+                    not_after: facts.not_after,
+                };
+                Some((anchor, facts))
+            }
             Err(error) => {
                 tracing::warn!(member = %self.key, why = crate::call::chain(&error), "Does not recognise an intermediate");
                 None
@@ -143,95 +164,50 @@ impl Member {
         )
         .await;
     }
+}
 
-    /// Follows requests for our signature and answers them, while this replica leads and the member has its place.
-    pub(super) async fn answer_requests(&self, client: &Client) {
-        let api: Api<DeserializeGuard<CertificateSigningRequest>> = Api::all(client.clone());
-        let filter = Filter {
-            fields: Some(format!("spec.signerName={}", labels::SIGNER)),
-            labels: None,
-        };
-        let open: Mutex<BTreeMap<Key, CertificateSigningRequest>> = Mutex::default();
-        let asked = Notify::new();
-        let watching = follow(api, filter, Patience::SHORT, |seen| {
-            let mut open = open.lock();
-            match seen {
-                Seen::All { objects, .. } => {
-                    *open = objects.into_iter().map(|o| (Key::of(&o), o)).collect();
-                }
-                Seen::Applied(object) => {
-                    open.insert(Key::of(&object), object);
-                }
-                Seen::Deleted(key) => {
-                    open.remove(&key);
-                }
-                Seen::Refused(_) | Seen::Interrupted { .. } => {}
-            }
-            asked.notify_one();
-        });
-        let mut claim = self.common.claim.clone();
-        let mut wish = self.wish.clone();
-        let answering = async {
-            loop {
-                let failed = self.answer_all(client, &open).await;
-                let again = async {
-                    if failed {
-                        tokio::time::sleep(AGAIN).await;
-                    } else {
-                        std::future::pending::<()>().await;
-                    }
-                };
-                tokio::select! {
-                    () = asked.notified() => {}
-                    () = claim.changed() => {}
-                    () = terms_changed(&mut wish) => {}
-                    () = again => {}
-                }
-            }
-        };
-        tokio::select! {
-            () = watching => {}
-            () = answering => {}
-        }
-    }
+/// When half of the life of a certificate is over.
+fn half(facts: &CertFacts) -> Timestamp {
+    let life = facts.not_after.duration_since(facts.not_before);
+    facts
+        .not_before
+        .checked_add(life / 2)
+        .unwrap_or(facts.not_after)
+}
 
-    /// Answers what waits; says whether something is to be tried again.
-    async fn answer_all(
-        &self,
-        client: &Client,
-        open: &Mutex<BTreeMap<Key, CertificateSigningRequest>>,
-    ) -> bool {
-        let wish = self.wish.borrow().clone();
-        let (Action::Deliver(delivery), Some(terms), Some(member)) =
-            (&wish.action, &wish.terms, &wish.member)
-        else {
-            return false;
-        };
-        let gate = self.common.gate();
-        if !gate() {
-            return false;
+/// Of the lists that a member reports, those that are signed by an intermediate of its own; none that is older than one that was
+/// believed before.
+fn believed(
+    reported: &[mesh_api::agent::Crl],
+    shown: &[(Anchor, CertFacts)],
+    known: &[Crl],
+    now: Timestamp,
+) -> Vec<Crl> {
+    let mut believed: Vec<Crl> = Vec::new();
+    for (anchor, facts) in shown {
+        let issuer = &facts.key_fingerprint;
+        if believed.iter().any(|list| list.issuer == *issuer) {
+            continue;
         }
-        let generation = deliver::generation(&self.common, delivery, terms, member);
-        let requests: Vec<CertificateSigningRequest> = open.lock().values().cloned().collect();
-        let mut failed = false;
-        for request in requests {
-            let verdict = sign::judge(&request, terms, generation, Timestamp::now());
-            failed |= matches!(verdict, Verdict::Wait(_));
-            match sign::answer(client, &request, verdict, &gate).await {
-                Ok(Some(judged)) => {
-                    self.common.metrics.judged(judged);
-                    open.lock().remove(&Key::new("", request.name_any()));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    failed = true;
-                    self.common.metrics.judged(Judged::Failed);
-                    tracing::warn!(member = %self.key, why = crate::call::chain(&error), "Failed to answer a request");
-                }
-            }
-        }
-        failed
+        let before = known.iter().find(|list| list.issuer == *issuer);
+        let newest = reported
+            .iter()
+            .filter(|list| list.issuer == *issuer)
+            .filter(|list| before.is_none_or(|before| before.list != list.list))
+            .filter_map(|list| {
+                let facts = mesh_ca::verify_crl(&list.list, &anchor.certificate, now).ok()?;
+                Some(Crl {
+                    issuer: issuer.clone(),
+                    number: facts.number,
+                    until: Some(facts.next_update),
+                    list: list.list.clone(),
+                })
+            })
+            .filter(|list| before.is_none_or(|before| before.number < list.number))
+            .max_by_key(|list| list.number);
+        believed.extend(newest.or_else(|| before.cloned()));
     }
+    believed
 }
 
 /// The one object of a watch that is narrowed to one name, or that it is not there.
@@ -250,7 +226,9 @@ fn one<K>(seen: Seen<K>) -> Option<One<K>> {
 }
 
 /// Returns when what is signed and recognised with is another, or something else is to be done.
-async fn terms_changed(wish: &mut tokio::sync::watch::Receiver<crate::controller::look::Wish>) {
+pub(super) async fn terms_changed(
+    wish: &mut tokio::sync::watch::Receiver<crate::controller::look::Wish>,
+) {
     let key = |wish: &crate::controller::look::Wish| {
         (
             wish.terms.clone(),
@@ -268,3 +246,6 @@ async fn terms_changed(wish: &mut tokio::sync::watch::Receiver<crate::controller
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

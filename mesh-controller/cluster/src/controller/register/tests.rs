@@ -3,6 +3,8 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
+use mesh_api::mesh::{MeshStatus, RevocationStatus, RootFinding, RootStatus};
+
 use super::changes;
 
 fn conditions(said: &[(&str, &str, &str)]) -> Vec<Condition> {
@@ -50,4 +52,47 @@ fn an_event_is_news_and_what_follows_from_it_is_none() {
         news(&lost, &well),
         ["Reachable Answers", "Enrolled Delivered", "Ready Ready"]
     );
+}
+
+#[test]
+fn a_revocation_begins_and_ends_with_an_event_and_a_root_is_adopted_with_its_warnings() {
+    let reasons = |before: &MeshStatus, after: &MeshStatus| {
+        super::news(before, after)
+            .into_iter()
+            .map(|news| news.reason)
+            .collect::<Vec<_>>()
+    };
+    let finding = |severity: &str| RootFinding {
+        severity: severity.to_owned(),
+        ..RootFinding::default()
+    };
+    let none = MeshStatus::default();
+    let mut adopted = MeshStatus {
+        root: Some(RootStatus {
+            findings: vec![finding("Note")],
+            ..RootStatus::default()
+        }),
+        ..MeshStatus::default()
+    };
+    assert_eq!(reasons(&none, &adopted), Vec::<&str>::new());
+    let findings = &mut adopted.root.as_mut().unwrap().findings;
+    findings.insert(0, finding("Warning"));
+    assert_eq!(reasons(&none, &adopted), ["RootAdopted"]);
+    assert_eq!(reasons(&adopted, &adopted), Vec::<&str>::new());
+
+    let mut begun = adopted.clone();
+    begun.revocations = vec![RevocationStatus {
+        serial: "a".to_owned(),
+        cluster: Some("child1".to_owned()),
+        waiting_for: vec!["kcm-system/region1".to_owned()],
+        ..RevocationStatus::default()
+    }];
+    assert_eq!(reasons(&adopted, &begun), ["Revoking"]);
+    let mut done = begun.clone();
+    done.revocations[0].done_after_seconds = Some(3);
+    assert_eq!(reasons(&begun, &done), ["Revoked"]);
+    let mut undone = done.clone();
+    undone.revocations[0].note = Some("stays".to_owned());
+    assert_eq!(reasons(&done, &undone), ["RevocationStays"]);
+    assert_eq!(reasons(&undone, &undone), Vec::<&str>::new());
 }
