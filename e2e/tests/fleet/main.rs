@@ -3,6 +3,7 @@
 //! One test at a time has the fleet (`--test-threads=1`). Each begins with [`linked`], which costs little when the
 //! link of `management`, `region1` and `child1` is there already, and ends with a link that works.
 
+mod certificates;
 mod enrolment;
 mod faults;
 mod link;
