@@ -372,9 +372,24 @@ fn first<'a>(mut values: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>) ->
         .map(str::to_owned)
 }
 
-/// Every relative name of the subject has exactly one attribute.
+/// Every relative name of the subject has exactly one attribute, of a kind whose identifier can be written again: rcgen panics at one that
+/// begins with more than 2, or with 0 or 1 and more than 39 behind it.
 pub(crate) fn is_plain(name: &X509Name<'_>) -> bool {
-    name.iter().all(|relative| relative.iter().count() == 1)
+    let written = |kind: &Oid<'_>| {
+        let mut arcs = kind.iter().into_iter().flatten();
+        match (arcs.next(), arcs.next()) {
+            (Some(0 | 1), Some(second)) => second < 40,
+            (Some(2), Some(_)) => true,
+            _ => false,
+        }
+    };
+    name.iter().all(|relative| {
+        let mut attributes = relative.iter();
+        attributes
+            .next()
+            .is_some_and(|one| written(one.attr_type()))
+            && attributes.next().is_none()
+    })
 }
 
 /// A time of X.509 (whole seconds) as ours; one beyond our calendar (`99991231235959Z` is "no end", RFC 5280 4.1.2.5) becomes its last
