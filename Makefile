@@ -13,6 +13,7 @@ E2E := target/release/e2e
 DNSMASQ := /usr/sbin/dnsmasq
 SOFTHSM := /usr/lib/softhsm/libsofthsm2.so
 PKCS11_TOOL := /usr/bin/pkcs11-tool
+CERTTOOL := /usr/bin/certtool
 export CACHE
 
 .PHONY: help demo demo-down test check fmt clippy deny unit fleet-tests crds build bench advisories
@@ -49,8 +50,9 @@ $(DENY):
 # All tests are built with one selection of packages: another would build the dependencies once more.
 TESTS := cargo test --workspace --locked
 
-unit: build $(DNSMASQ) $(SOFTHSM) $(PKCS11_TOOL) ## Everything that needs no cluster
-	ENVOY_BIN=$$($(E2E) program envoy | tail -n 1) $(TESTS) --lib --bins --test envoy -- --include-ignored
+unit: build $(DNSMASQ) $(SOFTHSM) $(PKCS11_TOOL) $(CERTTOOL) ## Everything that needs no cluster
+	ENVOY_BIN=$$($(E2E) program envoy | tail -n 1) JUDGE_BIN=$$($(E2E) program judge | tail -n 1) \
+	  $(TESTS) --lib --bins --test envoy --test conformance -- --include-ignored
 
 fleet-tests: build ## The tests on real clusters
 	$(E2E) prepare
@@ -62,6 +64,9 @@ $(DNSMASQ):
 
 $(SOFTHSM) $(PKCS11_TOOL) &:
 	apt-get update -q && apt-get install -y -q --no-install-recommends softhsm2 opensc
+
+$(CERTTOOL):
+	apt-get update -q && apt-get install -y -q --no-install-recommends gnutls-bin
 
 build:
 	cargo build --release --locked -p mesh-controller -p mesh-e2e

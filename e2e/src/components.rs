@@ -164,6 +164,22 @@ impl Istio {
     }
 }
 
+/// The Go program among the judges of certificates (`ca/tests/conformance`); no part of a fleet.
+const JUDGE: Family = Family {
+    name: "judge",
+    folder: "judge",
+    kind: Kind::Go {
+        packages: &["."],
+        flags: PLAIN,
+    },
+    takes: "2 min",
+};
+
+/// Makes the judge of certificates and says where it is.
+pub fn judge() -> Result<PathBuf> {
+    Ok(ensure(&JUDGE)?.join("bin/judge"))
+}
+
 /// Folders with everything the fleet runs.
 #[derive(Clone, Debug)]
 pub struct Components {

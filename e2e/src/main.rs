@@ -329,6 +329,11 @@ fn load(file: &std::path::Path, clusters: Vec<String>) -> Result<()> {
 }
 
 fn program(name: &str) -> Result<()> {
+    if name == "judge" {
+        let path = mesh_e2e::components::judge()?;
+        progress::print(format!("{}\n", path.display()));
+        return Ok(());
+    }
     let components = Components::ensure()?;
     let path = match name {
         "envoy" => components.envoy(),
