@@ -215,13 +215,13 @@ const OF_AUTHORITIES: &[Defect] = &[
 
 const OF_LISTS: &[Defect] = &[
     ("list without number", Role::List, |plan| {
-        plan.member_list.number = None
+        plan.member_list.number = None;
     }),
     ("list with a negative number", Role::List, |plan| {
-        plan.member_list.number = Some(vec![0xda])
+        plan.member_list.number = Some(vec![0xda]);
     }),
     ("list without end", Role::List, |plan| {
-        plan.member_list.next_update = None
+        plan.member_list.next_update = None;
     }),
     (
         "list without authority key identifier",
@@ -232,16 +232,16 @@ const OF_LISTS: &[Defect] = &[
         plan.member_list.next_update = Some(-SignedDuration::from_mins(10));
     }),
     ("list signed by somebody else", Role::List, |plan| {
-        plan.member_list.foreign_key = true
+        plan.member_list.foreign_key = true;
     }),
     ("list that names a serial twice", Role::List, |plan| {
         plan.member_list.revoked = Some(vec![vec![7], vec![7]]);
     }),
     ("list with an empty list in it", Role::List, |plan| {
-        plan.member_list.revoked = Some(Vec::new())
+        plan.member_list.revoked = Some(Vec::new());
     }),
     ("list of version 1 with extensions", Role::List, |plan| {
-        plan.member_list.version = None
+        plan.member_list.version = None;
     }),
     (
         "list that is only a change of another",
@@ -255,7 +255,7 @@ const OF_LISTS: &[Defect] = &[
         },
     ),
     ("no list of the intermediate", Role::Leaf, |plan| {
-        plan.member_list.left_out = true
+        plan.member_list.left_out = true;
     }),
 ];
 

@@ -63,6 +63,10 @@ pub fn rows(cases: &[Case]) -> Vec<Row> {
 }
 
 /// Runs a program: its output, or what it complained about.
+#[expect(
+    clippy::panic_in_result_fn,
+    reason = "a judge that is missing is no complaint of a judge"
+)]
 fn run(program: &str, args: &[&str], how_to_get_it: &str) -> Result<String, String> {
     let output = Command::new(program)
         .args(args)
@@ -81,6 +85,6 @@ fn provided(variable: &str) -> String {
     match std::env::var(variable) {
         Ok(path) if std::path::Path::new(&path).is_file() => path,
         Ok(path) => panic!("{variable} names {path:?}, which is no file"),
-        Err(_) => panic!("{variable} is not set: `make unit` provides the judges"),
+        Err(error) => panic!("{variable}: {error}: `make unit` provides the judges"),
     }
 }

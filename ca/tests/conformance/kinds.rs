@@ -268,7 +268,7 @@ fn lists(world: &World) -> Vec<Case> {
     ]
 }
 
-/// What CreateCertificate answers, as Istio's agent hands it to Envoy: every element in one text, the whole bundle (here of two roots, as in
+/// What `CreateCertificate` answers, as Istio's agent hands it to Envoy: every element in one text, the whole bundle (here of two roots, as in
 /// a rotation) at its end.
 fn whole_answer(world: &World) -> Case {
     let next = World::new();

@@ -204,7 +204,7 @@ impl List {
         }
         let mut extensions = self.further.clone();
         if self.aki {
-            let id = self.key_id(&issuer);
+            let id = key_id(&issuer);
             let content = tlv(0x04, &tlv(0x30, &tlv(0x80, &id)));
             extensions.extend(tlv(0x30, &[LIST_AKI, &content].concat()));
         }
@@ -219,13 +219,13 @@ impl List {
         let key = if self.foreign_key { &other } else { key };
         pem("X509 CRL", &signed(&tlv(0x30, &tbs), ECDSA_SHA256, key))
     }
+}
 
-    fn key_id(&self, issuer: &X509Certificate<'_>) -> Vec<u8> {
-        let oid = x509_parser::oid_registry::OID_X509_EXT_SUBJECT_KEY_IDENTIFIER;
-        let ski = issuer.get_extension_unique(&oid).unwrap();
-        // OCTET STRING in the extension: two bytes of header.
-        ski.map_or_else(|| vec![1; 20], |ski| ski.value[2..].to_vec())
-    }
+fn key_id(issuer: &X509Certificate<'_>) -> Vec<u8> {
+    let oid = x509_parser::oid_registry::OID_X509_EXT_SUBJECT_KEY_IDENTIFIER;
+    let ski = issuer.get_extension_unique(&oid).unwrap();
+    // OCTET STRING in the extension: two bytes of header.
+    ski.map_or_else(|| vec![1; 20], |ski| ski.value[2..].to_vec())
 }
 
 fn time(offset: SignedDuration) -> Vec<u8> {

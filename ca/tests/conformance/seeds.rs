@@ -68,7 +68,7 @@ pub fn requests() -> Seeds {
         (
             "no-foreign-name",
             request_with(|p| {
-                p.subject_alt_names = vec![uri("spiffe://c2.mesh.example/ns/kof/sa/x")]
+                p.subject_alt_names = vec![uri("spiffe://c2.mesh.example/ns/kof/sa/x")];
             }),
         ),
         (

@@ -1,6 +1,6 @@
 //! Tables in the output of the tests. They are written past the test runner's capture: a verdict that nobody sees is none.
 
-use std::io::Write as _;
+use std::{fmt::Write as _, io::Write as _};
 
 use crate::judges::{Complaints, NAMES};
 
@@ -14,19 +14,19 @@ pub struct Row {
 pub fn print(title: &str, rows: &[Row]) {
     let mut text = format!("\n{title}\n{:<48}", "");
     for name in NAMES {
-        text += &format!("{name:<11}");
+        write!(text, "{name:<11}").unwrap();
     }
     text += "\n";
     for row in rows {
-        text += &format!("{:<48}", row.name);
+        write!(text, "{:<48}", row.name).unwrap();
         for said in &row.said {
-            text += &format!("{:<11}", if said.is_empty() { "ok" } else { "NO" });
+            write!(text, "{:<11}", if said.is_empty() { "ok" } else { "NO" }).unwrap();
         }
         text += "\n";
         for (judge, said) in NAMES.iter().zip(&row.said) {
             for complaint in said {
                 let complaint: String = complaint.chars().take(150).collect();
-                text += &format!("    {judge}: {}\n", complaint.replace('\n', " "));
+                writeln!(text, "    {judge}: {}", complaint.replace('\n', " ")).unwrap();
             }
         }
     }

@@ -1,4 +1,4 @@
-//! GnuTLS, by its `certtool`.
+//! `GnuTLS`, by its `certtool`.
 
 use super::Complaints;
 use crate::case::{Case, Folder, Role, blocks};
@@ -72,9 +72,7 @@ fn list(own: &str, case: &Case, folder: &Folder) -> Option<String> {
             &issuer,
         ];
         last = complaint(&args, "Verification output: Verified.");
-        if last.is_none() {
-            return None;
-        }
+        last.as_ref()?;
     }
     last
 }
