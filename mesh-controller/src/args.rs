@@ -128,6 +128,14 @@ pub(crate) struct AgentArgs {
         value_name = "ADDRESS:PORT"
     )]
     pub(crate) gateway: SocketAddr,
+    /// Where workloads ask for certificates; only listened on when the mesh wants this agent to give them.
+    #[arg(
+        long,
+        env = "MESH_CA_ADDRESS",
+        default_value = "0.0.0.0:15012",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub(crate) ca_address: SocketAddr,
     /// Kubeconfig of the own cluster; default: the service account of the pod.
     #[arg(long, env = "MESH_KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,

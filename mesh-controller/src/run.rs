@@ -119,6 +119,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         xds_socket: args.xds_socket,
         intake: args.intake,
         gateway: args.gateway,
+        ca: args.ca_address,
         kubeconfig: args.kubeconfig,
     };
     let readiness = mesh_agent::start(settings, &mut registry, &mut tasks).await?;

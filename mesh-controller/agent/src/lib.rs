@@ -7,6 +7,8 @@
 //! | `intermediate`, `keeper` | decides about the intermediate; does it |
 //! | `leaf`, `signing` | makes leaves; keeps one fresh, ledger first |
 //! | `ledger` | nothing is handed out before what is written speaks of its end |
+//! | [`issue`] | certificates for workloads |
+//! | `expiry` | when every certificate ends that is known here, as a metric |
 //! | `places` | where the gateways of regions are |
 //! | `gateway` | configuration, addresses and certificates to Envoy, and what Envoy says to them |
 //! | `prober` | real requests on every path |
@@ -16,8 +18,10 @@
 //! Everything is passed on through watch channels: each room sees the latest and nothing else. All of it goes on
 //! from memory while the API server is away.
 
+mod expiry;
 mod gateway;
 mod intermediate;
+pub mod issue;
 mod jitter;
 mod keeper;
 mod leaf;
@@ -70,6 +74,8 @@ pub struct AgentSettings {
     pub intake: SocketAddr,
     /// Where that Envoy takes the calls of other members.
     pub gateway: SocketAddr,
+    /// Where workloads ask for certificates.
+    pub ca: SocketAddr,
     /// Kubeconfig of the own cluster, in place of the service account.
     pub kubeconfig: Option<PathBuf>,
 }
@@ -122,6 +128,7 @@ impl Readiness {
 /// # Errors
 ///
 /// When there is no kubeconfig and no service account.
+#[expect(clippy::too_many_lines, reason = "wiring, one room after the other")]
 pub async fn start(
     settings: AgentSettings,
     registry: &mut Registry,
@@ -160,6 +167,22 @@ pub async fn start(
         board: board.clone(),
     };
     tasks.spawn("intermediate", keeper.run());
+    let issuing = issue::Room {
+        address: settings.ca,
+        cluster: cluster.clone(),
+        wanted: wanted.clone(),
+        signer: signer.clone(),
+        ledger: Arc::new(board.ledger.clone()),
+    };
+    let serving = issuing.start(registry, tasks);
+    let expiry = expiry::Expiry {
+        wanted: wanted.clone(),
+        signer: signer.clone(),
+        leaf: leaf.clone(),
+        serving,
+        said: board.news(),
+    };
+    tasks.spawn("ends of certificates", expiry.run(registry));
     let signing = Signing {
         wanted: wanted.clone(),
         signer,

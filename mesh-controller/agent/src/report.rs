@@ -95,6 +95,11 @@ impl Board {
         self.change(|draft| draft.unresolved = unresolved);
     }
 
+    /// Tells when something new is said.
+    pub(crate) fn news(&self) -> watch::Receiver<Draft> {
+        self.draft.subscribe()
+    }
+
     /// What in the `MeshAgent` cannot be read.
     pub(crate) fn unreadable(&self, why: Option<Obstacle>) {
         self.change(|draft| draft.unreadable = why);
@@ -119,6 +124,11 @@ impl Board {
 }
 
 impl Draft {
+    /// The intermediates that are held.
+    pub(crate) fn held(&self) -> &[Intermediate] {
+        self.intermediates.as_deref().unwrap_or_default()
+    }
+
     /// What all replicas say as one: the intermediates (none held: those reported before), and what is wrong.
     fn shared(&self, before: &[Intermediate]) -> (Vec<Intermediate>, Option<api::Obstacle>) {
         let held = self

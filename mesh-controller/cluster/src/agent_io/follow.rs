@@ -23,9 +23,9 @@ use super::{
 pub type Seen<V> = Option<Arc<BTreeMap<String, V>>>;
 
 /// Longest that a list may take before it is begun anew.
-const LIST_DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const LIST_DEADLINE: Duration = Duration::from_secs(20);
 /// Seconds after which a watch is begun anew: how soon a connection that died in silence is noticed.
-const WATCH_SECS: u32 = 60;
+pub(super) const WATCH_SECS: u32 = 60;
 
 impl OwnCluster {
     /// Follows the `MeshAgent`. The future ends only when nobody listens any more.
@@ -84,7 +84,7 @@ fn named(name: &str) -> Config {
 
 /// How long to wait after the given number of failures in a row: half a second, doubled up to eight, and up to a
 /// quarter less, so that replicas do not ask in step.
-fn pause(failures: u32) -> Duration {
+pub(super) fn pause(failures: u32) -> Duration {
     let whole = 500_u64 << failures.min(4);
     let noise = u64::from(
         std::time::UNIX_EPOCH

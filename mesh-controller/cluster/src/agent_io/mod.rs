@@ -13,9 +13,14 @@
 //! | core | `services` | `kof` | | list, watch |
 //! | `discovery.k8s.io` | `endpointslices` | `kof` | | list, watch, create, patch, delete |
 //! | `certificates.k8s.io` | `certificatesigningrequests` | | | create, list, watch |
+//! | `authentication.k8s.io` | `tokenreviews` | | | create |
+//! | core | `pods` | all | | list, watch (only when accounts of nodes may ask for other pods) |
+//! | paths | `/openid/v1/jwks`, `/.well-known/openid-configuration` | | | get |
 //!
 //! Server-side apply needs `create` and `patch`.
 
+mod callers;
+mod everyone;
 mod follow;
 mod seen;
 mod write;
@@ -28,6 +33,8 @@ use kube::{
 };
 use mesh_api::{NAMESPACE, TELEMETRY_NAMESPACE, agent::MeshAgent};
 
+pub use callers::PublishedKeys;
+pub use everyone::Everyone;
 pub use follow::Seen;
 pub use seen::{CsrOutcome, CsrSeen, Intent, PodSeen, Reported, SecretSeen, ServiceSeen, Slice};
 pub use write::{CsrDraft, Made};

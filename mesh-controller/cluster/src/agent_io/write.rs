@@ -48,7 +48,7 @@ pub struct CsrDraft {
     pub marks: BTreeMap<String, String>,
 }
 
-async fn call<T>(
+pub(super) async fn call<T>(
     verb: &'static str,
     object: impl Into<String>,
     future: impl Future<Output = Result<T, kube::Error>>,
