@@ -162,3 +162,6 @@ pub fn gateway_sni(caller: &str, region: &str) -> String {
 
 /// Trust anchors by cluster ID, PEM.
 pub type Anchors = BTreeMap<String, String>;
+
+/// Revocation lists by cluster ID, PEM.
+pub type Lists = BTreeMap<String, String>;

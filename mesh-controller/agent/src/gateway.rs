@@ -8,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mesh_api::agent::MeshAgentSpec;
+use jiff::{SignedDuration, Timestamp};
+use mesh_api::agent::{MeshAgentSpec, Trust};
+use mesh_ca::{merge_crls, verify_crl};
 use mesh_cluster::tasks::Tasks;
 use mesh_dns::{Follower, Gateways, NameServer, Pace, StartError};
 use mesh_xds::{
@@ -33,6 +35,8 @@ use crate::{
 
 /// A path is probed when Envoy has accepted it, or after this long without that: then the probe says why not.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A list that ends within this is not used any more.
+const ENDS_SOON: SignedDuration = SignedDuration::from_mins(5);
 /// Most of Envoy's words that are reported.
 const WORDS: usize = 600;
 
@@ -188,7 +192,8 @@ impl Driver {
             [self.it.intake, self.it.door],
             &self.domain,
         );
-        let Built { snapshot, left_out } = build(&spec, &secrets(&wanted.spec, &leaf));
+        let Built { snapshot, left_out } =
+            build(&spec, &secrets(&wanted.spec, &leaf, Timestamp::now()));
         self.log.left_out = told(left_out.iter().map(ToString::to_string));
         match self.store.set(&self.it.node, snapshot) {
             Ok(stored) => self.log.wrote(stored, wanted.generation),
@@ -341,7 +346,7 @@ fn spec(wanted: &MeshAgentSpec, places: &Places, at: [SocketAddr; 2], domain: &s
     }
 }
 
-fn secrets(wanted: &MeshAgentSpec, leaf: &Leaf) -> Secrets {
+fn secrets(wanted: &MeshAgentSpec, leaf: &Leaf, now: Timestamp) -> Secrets {
     let anchors = wanted.trusts.iter().map(|trust| {
         let texts: Vec<&str> = trust
             .certificates
@@ -353,7 +358,29 @@ fn secrets(wanted: &MeshAgentSpec, leaf: &Leaf) -> Secrets {
     Secrets {
         default: Some(Material::new(leaf.chain.clone(), leaf.key.pem().as_str())),
         anchors: anchors.collect(),
+        lists: lists(wanted, now),
     }
+}
+
+/// The revocation lists of members, by cluster: only where each certificate of a member has a living one. Envoy refuses everybody
+/// whose issuer has none, or one that has ended.
+fn lists(wanted: &MeshAgentSpec, now: Timestamp) -> BTreeMap<String, String> {
+    let of = |certificate: &String| {
+        wanted.crls.iter().find(|crl| {
+            verify_crl(&crl.list, certificate, now)
+                .is_ok_and(|it| it.next_update.duration_since(now) > ENDS_SOON)
+        })
+    };
+    let complete = |trust: &Trust| {
+        let lists: Option<Vec<&str>> = trust
+            .certificates
+            .iter()
+            .map(|certificate| of(certificate).map(|crl| crl.list.as_str()))
+            .collect();
+        let text = merge_crls(lists?).ok().filter(|text| !text.is_empty())?;
+        Some((trust.cluster.clone(), text))
+    };
+    wanted.trusts.iter().filter_map(complete).collect()
 }
 
 /// The domain of this cluster's Services, from the search list of its pods.

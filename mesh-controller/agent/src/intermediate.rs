@@ -4,17 +4,29 @@
 //! `g<N>.key`, made here and nowhere else, and `g<N>.crt`, the certificate that came back. The key is stored
 //! before its request is posted, and the request's name follows from the key: so replicas and restarts agree
 //! on one request without talking to each other.
+//!
+//! A generation has one key for its whole life. When it ages, the controller wants the next one; the old key stays until
+//! the ledger says that nothing it signed is alive.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use jiff::Timestamp;
-use mesh_api::member::Intermediate;
-use mesh_ca::{Authority, CertFacts, IntermediateSubject, PrivateKey, VerifyError};
+use jiff::{SignedDuration, Timestamp};
+use mesh_api::{agent::Crl, labels::request_prefix, member::Intermediate};
+use mesh_ca::{
+    Authority, CertFacts, IntermediateSubject, PrivateKey, VerifyError, crl_facts, next_crl_number,
+    verify_crl,
+};
 use mesh_cluster::agent_io::{CsrDraft, CsrOutcome, CsrSeen, SecretSeen};
-use mesh_core::facts::Obstacle;
+use mesh_core::{
+    facts::Obstacle,
+    ledger::{self, Ledger},
+};
 use zeroize::Zeroizing;
 
-use crate::wanted::Wanted;
+use crate::{ledger::clock, wanted::Wanted};
 
 /// Entries of the Secret.
 pub(crate) type Entries = BTreeMap<String, Zeroizing<Vec<u8>>>;
@@ -53,6 +65,20 @@ pub(crate) enum Act {
         /// The certificate and those above it, PEM.
         chain: String,
     },
+    /// Sign the revocation list of an intermediate and store it.
+    SignList {
+        /// Name of the entry.
+        entry: String,
+        /// Its intermediate.
+        generation: u32,
+        /// Number of the list.
+        number: u64,
+    },
+    /// Delete what is of no use any more.
+    Drop {
+        /// Its generations.
+        generations: BTreeSet<u32>,
+    },
 }
 
 /// Where the intermediate stands.
@@ -64,15 +90,18 @@ pub(crate) struct Decision {
     pub(crate) signer: Option<Signer>,
     /// The intermediates that are held and alive, newest first.
     pub(crate) held: Vec<Intermediate>,
+    /// Their revocation lists.
+    pub(crate) crls: Vec<Crl>,
     /// What a person must look at.
     pub(crate) obstacle: Option<Obstacle>,
 }
 
-/// Decides from what is known.
+/// Decides from what is known; `ledgers`: those of all replicas.
 pub(crate) fn decide(
     wanted: &Wanted,
     secret: Option<&SecretSeen>,
     requests: &BTreeMap<String, CsrSeen>,
+    ledgers: &[Ledger],
     now: Timestamp,
 ) -> Decision {
     let shelf = Shelf {
@@ -81,10 +110,20 @@ pub(crate) fn decide(
         now,
     };
     let generation = wanted.spec.signer_generation;
-    let (act, obstacle) = shelf
+    let (mut act, obstacle) = shelf
         .next(requests)
         .unwrap_or_else(|why| (Act::Nothing, Some(why)));
     let loaded = shelf.loaded();
+    if act == Act::Nothing && obstacle.is_none() {
+        let generations = shelf.useless(&loaded, ledgers);
+        if !generations.is_empty() {
+            act = Act::Drop { generations };
+        }
+    }
+    let lists = shelf.lists(&loaded);
+    if let (Act::Nothing, Some(due)) = (&act, lists.iter().find_map(|list| list.due.clone())) {
+        act = due;
+    }
     // A generation above the one wanted is not signed with: peers may not trust it yet.
     let signer = loaded.iter().find(|s| s.generation <= generation).cloned();
     let held = loaded.iter().map(told).collect();
@@ -92,8 +131,29 @@ pub(crate) fn decide(
         act,
         signer,
         held,
+        crls: lists.into_iter().filter_map(|list| list.told).collect(),
         obstacle,
     }
+}
+
+/// The revocation list of one intermediate.
+struct List {
+    told: Option<Crl>,
+    /// It is to be made, or made anew.
+    due: Option<Act>,
+}
+
+/// What lists of intermediates live. They are renewed at half of it, so that a member may be away for three days.
+pub(crate) const LIST_LIFE: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// What can sign in a Secret, by its generation.
+pub(crate) fn held(wanted: &Wanted, secret: &SecretSeen, generation: u32) -> Option<Signer> {
+    let shelf = Shelf {
+        wanted,
+        secret: Some(secret),
+        now: Timestamp::UNIX_EPOCH,
+    };
+    shelf.signer(generation)
 }
 
 /// As it is reported.
@@ -103,9 +163,15 @@ pub(crate) fn told(signer: &Signer) -> Intermediate {
         generation: signer.generation,
         fingerprint: facts.fingerprint.clone(),
         serial: facts.serial.clone(),
+        not_before: facts.not_before.to_string(),
         not_after: facts.not_after.to_string(),
         certificate: signer.authority.cert_pem(),
     }
+}
+
+/// The generation that an entry of the Secret belongs to.
+pub(crate) fn generation_of(entry: &str) -> Option<u32> {
+    entry.strip_prefix('g')?.split_once('.')?.0.parse().ok()
 }
 
 /// Name of the entry that holds a key.
@@ -137,7 +203,8 @@ impl Shelf<'_> {
             .secret
             .iter()
             .flat_map(|secret| secret.data.keys())
-            .filter_map(|entry| entry.strip_prefix('g')?.strip_suffix(".crt")?.parse().ok())
+            .filter(|entry| entry.ends_with(".crt"))
+            .filter_map(|entry| generation_of(entry))
             .filter_map(|generation| self.load(generation).ok().flatten())
             .filter(|signer| signer.authority.expires() > self.now)
             .collect();
@@ -159,12 +226,83 @@ impl Shelf<'_> {
         }))
     }
 
-    /// What to do about the generation that is wanted, and what a person must look at all the same.
+    /// The lists of all that can sign.
+    fn lists(&self, loaded: &[Signer]) -> Vec<List> {
+        let list = |signer: &Signer| {
+            let entry = format!("g{}.crl", signer.generation);
+            let text = self.text(&entry);
+            let known = text.and_then(|text| crl_facts(text.as_bytes()).ok());
+            let good = text
+                .filter(|text| verify_crl(text, &signer.authority.cert_pem(), self.now).is_ok());
+            let aged = known
+                .as_ref()
+                .is_none_or(|known| known.is_due(0.0, self.now));
+            List {
+                told: good.map(|list| Crl {
+                    issuer: signer.authority.certificate().key_fingerprint.clone(),
+                    list: list.to_owned(),
+                }),
+                due: (good.is_none() || aged).then(|| Act::SignList {
+                    entry,
+                    generation: signer.generation,
+                    number: next_crl_number(known.map(|known| known.number), self.now),
+                }),
+            }
+        };
+        loaded.iter().map(list).collect()
+    }
+
+    /// The intermediate of this generation, if it is held.
+    fn signer(&self, generation: u32) -> Option<Signer> {
+        self.load(generation).ok().flatten()
+    }
+
+    /// Generations in the Secret that nobody needs: not wanted, and nothing is alive that they signed. As long as the one
+    /// that is to sign is not there, everything is needed.
+    fn useless(&self, loaded: &[Signer], ledgers: &[Ledger]) -> BTreeSet<u32> {
+        let spec = &self.wanted.spec;
+        let wanted = [Some(spec.signer_generation), spec.prepare_generation];
+        let Some(secret) = self.secret.filter(|_| {
+            let signs = |signer: &Signer| signer.generation == spec.signer_generation;
+            loaded.iter().any(signs)
+        }) else {
+            return BTreeSet::new();
+        };
+        let clock = clock(self.now);
+        let over = |generation: u32| {
+            ledger::is_over(ledgers, generation, clock)
+                || self
+                    .signer(generation)
+                    .is_some_and(|it| clock.is_past(it.authority.expires()))
+        };
+        let entries = secret.data.keys();
+        entries
+            .filter_map(|entry| generation_of(entry))
+            .filter(|generation| !wanted.contains(&Some(*generation)) && over(*generation))
+            .collect()
+    }
+
+    /// What to do about the generations that are wanted, and what a person must look at all the same.
     fn next(
         &self,
         requests: &BTreeMap<String, CsrSeen>,
     ) -> Result<(Act, Option<Obstacle>), Obstacle> {
-        let generation = self.wanted.spec.signer_generation;
+        let spec = &self.wanted.spec;
+        match (
+            self.obtain(spec.signer_generation, requests)?,
+            spec.prepare_generation,
+        ) {
+            ((Act::Nothing, None), Some(prepare)) => self.obtain(prepare, requests),
+            (first, _) => Ok(first),
+        }
+    }
+
+    /// What to do about one generation.
+    fn obtain(
+        &self,
+        generation: u32,
+        requests: &BTreeMap<String, CsrSeen>,
+    ) -> Result<(Act, Option<Obstacle>), Obstacle> {
         let entry = key_entry(generation);
         let Some(text) = self.text(&entry) else {
             return Ok((Act::MakeKey { entry }, None));
@@ -176,16 +314,13 @@ impl Shelf<'_> {
                 &format!("entry {entry}: {}; {advice}", chain_of(&error)),
             )
         })?;
-        let candidate = Candidate::new(self.wanted, key, self.now)?;
+        let candidate = Candidate::new(self.wanted, (generation, key), self.now)?;
         let entry = certificate_entry(generation);
         let Some(held) = self.text(&entry) else {
             return Ok((candidate.obtain(None, requests)?, None));
         };
         match candidate.judge(held) {
-            Ok(facts) if !aged(facts.not_before, facts.not_after, self.now) => {
-                Ok((Act::Nothing, None))
-            }
-            Ok(facts) => Ok((candidate.obtain(Some(&facts.fingerprint), requests)?, None)),
+            Ok(_) => Ok((Act::Nothing, None)),
             Err(error) => {
                 // Said until another is there; what is asked for meanwhile may say more.
                 let why = secret_obstacle(
@@ -212,7 +347,11 @@ struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn new(wanted: &'a Wanted, key: PrivateKey, now: Timestamp) -> Result<Self, Obstacle> {
+    fn new(
+        wanted: &'a Wanted,
+        (generation, key): (u32, PrivateKey),
+        now: Timestamp,
+    ) -> Result<Self, Obstacle> {
         let root = mesh_ca::facts(&wanted.spec.root.certificate)
             .ok()
             .and_then(|facts| facts.into_iter().next());
@@ -225,7 +364,7 @@ impl<'a> Candidate<'a> {
         let subject = IntermediateSubject {
             mesh: wanted.mesh.clone(),
             cluster: wanted.cluster.clone(),
-            generation: wanted.spec.signer_generation,
+            generation,
         };
         Ok(Self {
             wanted,
@@ -310,17 +449,12 @@ fn request_name(
 ) -> String {
     let short = |print: &str| print.chars().take(10).collect::<String>();
     let [key, root] = prints.map(short);
-    let base = format!("mesh-intermediate-{cluster}-g{generation}-{key}-{root}");
+    let prefix = request_prefix(cluster.as_str(), generation);
+    let base = format!("{prefix}{key}-{root}");
     match replaces {
         None => base,
         Some(print) => format!("{base}-{}", short(print)),
     }
-}
-
-/// Two thirds of its life are over: time to ask for the next over the same key.
-fn aged(from: Timestamp, to: Timestamp, now: Timestamp) -> bool {
-    let life = to.duration_since(from).as_secs();
-    now.duration_since(from).as_secs() >= life / 3 * 2
 }
 
 fn secret_obstacle(reason: &str, message: &str) -> Obstacle {

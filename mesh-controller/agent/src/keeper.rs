@@ -1,6 +1,6 @@
 //! Does what [`crate::intermediate`] decides.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use mesh_ca::PrivateKey;
@@ -13,8 +13,11 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
-    intermediate::{Act, Decision, Entries, Signer, chain_of, decide, told},
+    intermediate::{
+        Act, Decision, Entries, LIST_LIFE, Signer, chain_of, decide, generation_of, held, told,
+    },
     jitter,
+    ledger::ledgers,
     report::{Board, present},
     wanted::Wanted,
 };
@@ -94,11 +97,13 @@ impl Keeper {
             return Ok(false);
         };
         // Without a MeshAgent we are being taken away: nothing is made that would be left behind.
-        if present(&mut self.intents).is_none() {
+        let Some(intent) = present(&mut self.intents) else {
             return Ok(false);
-        }
+        };
         let secret = self.cluster.read_secret().await?;
-        let decision = decide(&wanted, secret.as_ref(), &requests, Timestamp::now());
+        let ledgers = ledgers(&intent, &self.board.ledger);
+        let now = Timestamp::now();
+        let decision = decide(&wanted, secret.as_ref(), &requests, &ledgers, now);
         self.publish(&decision);
         if decision.act == Act::Nothing {
             *last = None;
@@ -145,6 +150,7 @@ impl Keeper {
             held.push(told(signer));
         }
         self.board.intermediates(&held, decision.obstacle.as_ref());
+        self.board.crls(&decision.crls);
     }
 
     async fn act(
@@ -169,6 +175,43 @@ impl Keeper {
                 tracing::info!(?made, "stored an intermediate");
                 Ok(true)
             }
+            Act::SignList {
+                entry,
+                generation,
+                number,
+            } => {
+                let Some(signer) = secret
+                    .as_ref()
+                    .and_then(|secret| held(wanted, secret, generation))
+                else {
+                    return Ok(false);
+                };
+                let now = Timestamp::now();
+                let list = signer.authority.sign_crl(&[], number, LIST_LIFE, now)?;
+                let value = Zeroizing::new(list.pem.into_bytes());
+                let made = self.put(wanted, secret, entry, value).await?;
+                tracing::info!(?made, generation, number, until = %list.facts.next_update, "signed a revocation list");
+                Ok(true)
+            }
+            Act::Drop { generations } => {
+                let Some(secret) = secret else {
+                    return Ok(false);
+                };
+                if !self.is_useless(&secret, &generations).await? {
+                    return Ok(false);
+                }
+                let mut entries = secret.data.clone();
+                entries.retain(|entry, _| {
+                    generation_of(entry).is_none_or(|it| !generations.contains(&it))
+                });
+                let made = self.cluster.replace_secret(&secret, &entries).await?;
+                tracing::info!(
+                    ?made,
+                    ?generations,
+                    "deleted keys of intermediates of which nothing is alive"
+                );
+                Ok(true)
+            }
             Act::Post(draft) => {
                 let made = self.cluster.post_request(&draft).await?;
                 tracing::info!(?made, name = draft.name, "asked for an intermediate");
@@ -176,6 +219,26 @@ impl Keeper {
                 Ok(false)
             }
         }
+    }
+
+    /// Asks the API server itself before a key is deleted: the watch may be late, and another replica may have handed out
+    /// something under a generation that this one does not know to be wanted. The Secret was read before.
+    async fn is_useless(
+        &self,
+        secret: &SecretSeen,
+        generations: &BTreeSet<u32>,
+    ) -> Result<bool, AgentIoError> {
+        let Some(intent) = self.cluster.read_intent().await? else {
+            return Ok(false);
+        };
+        let Some(wanted) = Wanted::read(&intent).ok().filter(|_| !intent.leaving) else {
+            return Ok(false);
+        };
+        let requests = self.requests.borrow().clone().unwrap_or_default();
+        let ledgers = ledgers(&intent, &self.board.ledger);
+        let now = Timestamp::now();
+        let act = decide(&wanted, Some(secret), &requests, &ledgers, now).act;
+        Ok(matches!(act, Act::Drop { generations: still } if still.is_superset(generations)))
     }
 
     async fn put(

@@ -9,6 +9,7 @@ use std::{fmt, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use mesh_api::agent::{LedgerEntry, Replica};
 use mesh_ca::LEAF_BACKDATE;
+use mesh_cluster::agent_io::Intent;
 use mesh_core::ledger::{self, Burial, Clock, Ledger, Pair};
 use tokio::{
     sync::watch,
@@ -169,6 +170,15 @@ impl Book {
             }
         }
     }
+}
+
+/// The ledgers of all replicas, as they stand in the object, and what this one may hand out or has asked for.
+pub(crate) fn ledgers(intent: &Intent, own: &Book) -> Vec<Ledger> {
+    let standing = intent.status.replicas.iter();
+    standing
+        .map(|replica| read(&replica.ledger))
+        .chain([own.0.asked.borrow().clone(), own.0.written.borrow().clone()])
+        .collect()
 }
 
 /// By the clocks of everybody who may judge a leaf.

@@ -13,11 +13,14 @@
 //! | `gateway` | configuration, addresses and certificates to Envoy, and what Envoy says to them |
 //! | `prober` | real requests on every path |
 //! | `names` | endpoint slices behind the telemetry Services |
+//! | `cacerts` | what a stock istiod signs with |
+//! | `roots` | the roots in every namespace |
 //! | `report` | status, on changes of meaning only |
 //!
 //! Everything is passed on through watch channels: each room sees the latest and nothing else. All of it goes on
 //! from memory while the API server is away.
 
+mod cacerts;
 mod expiry;
 mod gateway;
 mod intermediate;
@@ -31,6 +34,7 @@ mod names;
 mod places;
 mod prober;
 mod report;
+mod roots;
 mod signing;
 mod wanted;
 
@@ -57,6 +61,7 @@ use crate::{
     names::Names,
     prober::{Paths, Prober},
     report::{Board, Reporter},
+    roots::Roots,
     signing::Signing,
     wanted::Wanted,
 };
@@ -183,6 +188,21 @@ pub async fn start(
         said: board.news(),
     };
     tasks.spawn("ends of certificates", expiry.run(registry));
+    let roots = Roots {
+        cluster: cluster.clone(),
+        intents: intents.clone(),
+        wanted: wanted.clone(),
+        board: board.clone(),
+    };
+    tasks.spawn("roots", roots.run());
+    let cacerts = cacerts::Keeper {
+        cluster: cluster.clone(),
+        intents: intents.clone(),
+        wanted: wanted.clone(),
+        signer: signer.clone(),
+        board: board.clone(),
+    };
+    tasks.spawn("cacerts", cacerts.run());
     let signing = Signing {
         wanted: wanted.clone(),
         signer,

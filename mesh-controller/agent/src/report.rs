@@ -8,11 +8,13 @@ use std::{
 
 use jiff::Timestamp;
 use mesh_api::{
-    agent::{self as api, LedgerEntry, Replica, ReplicaPath},
+    agent::{
+        self as api, Crl, LedgerEntry, MeshAgentStatus, Replica, ReplicaPath, WorkloadsStatus,
+    },
     member::Intermediate,
 };
 use mesh_cluster::{
-    agent_io::{AgentIoError, Intent, OwnCluster, PodSeen, Seen},
+    agent_io::{AgentIoError, Intent, OwnCluster, PodSeen, Seen, Shared},
     tasks::Tasks,
 };
 use mesh_core::{facts::Obstacle, probe};
@@ -30,6 +32,8 @@ const TOGETHER: Duration = Duration::from_millis(15);
 /// Nothing is written twice within this time; the watch has shown it by then.
 const REPEAT: Duration = Duration::from_secs(10);
 
+/// Most namespaces that are named.
+const NAMED: usize = 10;
 /// How often something is tried on top of what stands there, while others write there too.
 const TRIES: u32 = 5;
 
@@ -44,6 +48,43 @@ pub(crate) struct Draft {
     intermediates: Option<Vec<Intermediate>>,
     obstacle: Option<Obstacle>,
     unreadable: Option<Obstacle>,
+    workloads: Option<Workloads>,
+    crls: Option<Vec<Crl>>,
+    cacerts: (Option<u32>, Option<Obstacle>),
+}
+
+/// What workloads are given; nothing of it is known before it was looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Workloads {
+    /// Nobody is given anything.
+    None,
+    /// These roots stand in every namespace.
+    Given {
+        /// Generation of the bundle, once it stands everywhere.
+        bundle: Option<u32>,
+        /// Namespaces whose map belongs to somebody else.
+        foreign: Vec<String>,
+        /// What is not as it should be.
+        obstacle: Option<Obstacle>,
+    },
+}
+
+impl Workloads {
+    fn status(&self, (cacerts, why): &(Option<u32>, Option<Obstacle>)) -> Option<WorkloadsStatus> {
+        match self {
+            Self::None => None,
+            Self::Given {
+                bundle,
+                foreign,
+                obstacle,
+            } => Some(WorkloadsStatus {
+                bundle: *bundle,
+                foreign: foreign.iter().take(NAMED).cloned().collect(),
+                cacerts: *cacerts,
+                obstacle: obstacle.as_ref().or(why.as_ref()).map(told),
+            }),
+        }
+    }
 }
 
 /// Where every part of the agent puts what it has to say.
@@ -117,6 +158,25 @@ impl Board {
         });
     }
 
+    /// The revocation lists of the intermediates. When there is none, those reported before stay.
+    pub(crate) fn crls(&self, crls: &[Crl]) {
+        self.change(|draft| {
+            if !crls.is_empty() {
+                draft.crls = Some(crls.to_vec());
+            }
+        });
+    }
+
+    /// What workloads are given.
+    pub(crate) fn workloads(&self, workloads: Workloads) {
+        self.change(|draft| draft.workloads = Some(workloads));
+    }
+
+    /// The generation that istiod signs with, or why it cannot.
+    pub(crate) fn cacerts(&self, generation: Option<u32>, why: Option<Obstacle>) {
+        self.change(|draft| draft.cacerts = (generation, why));
+    }
+
     /// What stands in the way of the intermediate, when nothing about it could be read.
     pub(crate) fn obstacle(&self, obstacle: Obstacle) {
         self.change(|draft| draft.obstacle = Some(obstacle));
@@ -129,14 +189,23 @@ impl Draft {
         self.intermediates.as_deref().unwrap_or_default()
     }
 
-    /// What all replicas say as one: the intermediates (none held: those reported before), and what is wrong.
-    fn shared(&self, before: &[Intermediate]) -> (Vec<Intermediate>, Option<api::Obstacle>) {
-        let held = self
-            .intermediates
-            .clone()
-            .unwrap_or_else(|| before.to_vec());
+    /// What all replicas say as one. What this one does not know yet stays as it stands: also the intermediates when
+    /// none is held.
+    fn shared(&self, before: &MeshAgentStatus) -> Shared {
         let obstacle = self.unreadable.as_ref().or(self.obstacle.as_ref());
-        (held, obstacle.map(told))
+        let known = self.workloads.as_ref();
+        Shared {
+            intermediates: self
+                .intermediates
+                .clone()
+                .unwrap_or_else(|| before.intermediates.clone()),
+            obstacle: obstacle.map(told),
+            crls: self.crls.clone().unwrap_or_else(|| before.crls.clone()),
+            workloads: known.map_or_else(
+                || before.workloads.clone(),
+                |known| known.status(&self.cacerts),
+            ),
+        }
     }
 
     fn replica(&self, pod: &str, version: &str, ledger: Vec<LedgerEntry>) -> Replica {
@@ -336,16 +405,16 @@ impl Reporter {
             if let Some(intent) = present(&mut self.intents)
                 && (said.looked || said.obstacle.is_some() || said.unreadable.is_some())
             {
-                let (held, obstacle) = said.shared(&intent.status.intermediates);
-                let same =
-                    intent.status.intermediates == held && intent.status.obstacle == obstacle;
-                let about = (held, obstacle);
-                if !same && !is_recent(last.as_ref(), &about) {
-                    match self
-                        .cluster
-                        .report_intermediates(&about.0, about.1.as_ref())
-                        .await
-                    {
+                let about = said.shared(&intent.status);
+                let status = &intent.status;
+                let standing = Shared {
+                    intermediates: status.intermediates.clone(),
+                    obstacle: status.obstacle.clone(),
+                    crls: status.crls.clone(),
+                    workloads: status.workloads.clone(),
+                };
+                if about != standing && !is_recent(last.as_ref(), &about) {
+                    match self.cluster.report_shared(&about).await {
                         Ok(()) => {
                             failures = 0;
                             last = Some((about, Instant::now()));

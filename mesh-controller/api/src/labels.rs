@@ -57,3 +57,9 @@ pub const AGENT_USER: &str = "system:serviceaccount:istio-system:mesh-agent";
 pub const DEFAULT_MESH: &str = "default";
 /// Name of the member that management itself is.
 pub const MANAGEMENT: &str = "management";
+
+/// How the names of requests for this generation of a member's intermediate begin.
+#[must_use]
+pub fn request_prefix(cluster: &str, generation: u32) -> String {
+    format!("{INTERMEDIATE_SECRET}-{cluster}-g{generation}-")
+}

@@ -151,6 +151,9 @@ pub struct MeshMemberStatus {
     /// Their revocation lists, as peers are told them. Kept here for the same reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub crls: Vec<Crl>,
+    /// The generation of its intermediate that it signs with; absent: the first. It never goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer_generation: Option<u32>,
     /// The paths that begin in this member.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["region".into()]))]
@@ -172,6 +175,9 @@ pub struct Intermediate {
     /// Its serial number, lower-case hex.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub serial: String,
+    /// When it begins, RFC 3339.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub not_before: String,
     /// When it ends, RFC 3339.
     pub not_after: String,
     /// The certificate, PEM. Kept here so that peers can go on trusting a member that cannot be asked.

@@ -232,6 +232,7 @@ fn loaded(
         facts: RootFacts {
             generation: status.generation,
             certificate: authority.cert_pem(),
+            ends: Some(authority.expires()),
         },
         status,
         signer: Ok(Arc::new(authority)),

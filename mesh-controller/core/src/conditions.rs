@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    facts::{Access, Facts, Life, MemberFacts, Obstacle, PathFacts, Reach, ReplicaFacts, Role},
+    facts::{
+        Access, Anchor, Facts, Life, MemberFacts, Obstacle, PathFacts, Reach, ReplicaFacts, Role,
+    },
     names::ClusterName,
-    plan::{Action, Peer, Seat},
+    plan::{Action, Peer, Seat, generations::Generations},
 };
 
 /// The conditions of a member.
@@ -132,6 +134,9 @@ pub(crate) struct View<'a> {
     pub(crate) seat: &'a Seat,
     pub(crate) member: &'a MemberFacts,
     pub(crate) regions: &'a BTreeMap<ClusterName, Peer<'a>>,
+    /// Those that verify this member, or are verified by it.
+    pub(crate) links: &'a [Peer<'a>],
+    pub(crate) generations: &'a Generations,
     pub(crate) now: Timestamp,
 }
 
@@ -206,14 +211,11 @@ impl View<'_> {
     fn intermediate(&self) -> Word {
         let revoked = &self.facts.revoked;
         let anchors = &self.member.anchors;
-        if let Some(anchor) = anchors.iter().find(|anchor| !anchor.is_among(revoked)) {
-            return fine(
-                "Issued",
-                format!(
-                    "generation {}, until {}",
-                    anchor.generation, anchor.not_after
-                ),
-            );
+        let mut usable = anchors.iter().filter(|anchor| !anchor.is_among(revoked));
+        let first = usable.clone().next();
+        let signs = self.generations.sign;
+        if let Some(anchor) = usable.find(|anchor| anchor.generation == signs).or(first) {
+            return self.issued(anchor);
         }
         if let Some(anchor) = anchors.first() {
             return wait(
@@ -238,6 +240,59 @@ impl View<'_> {
             },
             Err,
         )
+    }
+
+    /// The intermediate is there; what its successor waits for, and who does not believe in it yet.
+    fn issued(&self, anchor: &Anchor) -> Word {
+        let said = format!(
+            "generation {}, until {}",
+            anchor.generation, anchor.not_after
+        );
+        let Generations { sign, prepare, .. } = *self.generations;
+        let next = self.member.anchors.iter();
+        let next = next
+            .filter(|anchor| Some(anchor.generation) == prepare)
+            .max_by_key(|a| a.not_after);
+        match (next, prepare) {
+            (Some(next), _) => {
+                let waits = self
+                    .unbelieving(next)
+                    .unwrap_or_else(|| "its turn".to_owned());
+                let said = format!(
+                    "{said}; generation {} is prepared and waits for {waits}",
+                    next.generation
+                );
+                fine("Renewing", said)
+            }
+            (None, Some(next)) => fine(
+                "Renewing",
+                format!("{said}; generation {next} is being made"),
+            ),
+            (None, None) => match self.unbelieving(anchor).filter(|_| sign > 1) {
+                Some(peers) => fine(
+                    "PeersBehind",
+                    format!("{said}; it is signed with, and not accepted yet by {peers}"),
+                ),
+                None => fine("Issued", said),
+            },
+        }
+    }
+
+    /// Peers that have not accepted a certificate of this member; at most three are named.
+    fn unbelieving(&self, anchor: &Anchor) -> Option<String> {
+        let cluster = &self.seat.claim.cluster;
+        let peers: Vec<&str> = self
+            .links
+            .iter()
+            .filter(|peer| !peer.believes(cluster, anchor))
+            .map(|peer| peer.seat.claim.cluster.as_str())
+            .collect();
+        let (named, more) = peers.split_at_checked(3).unwrap_or((peers.as_slice(), &[]));
+        match (named.join(", "), more.len()) {
+            (names, _) if names.is_empty() => None,
+            (names, 0) => Some(names),
+            (names, more) => Some(format!("{names} and {more} more")),
+        }
     }
 
     fn replicas(&self) -> impl Iterator<Item = (&String, &ReplicaFacts)> {

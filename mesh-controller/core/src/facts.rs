@@ -92,6 +92,8 @@ pub struct RootFacts {
     pub generation: u32,
     /// Its certificate, PEM.
     pub certificate: String,
+    /// When it ends, if that is known.
+    pub ends: Option<Timestamp>,
 }
 
 /// What is known about one member.
@@ -117,6 +119,8 @@ pub struct MemberFacts {
     pub anchors: Vec<Anchor>,
     /// The revocation lists of its intermediates, as far as they are what they say.
     pub crls: Vec<Crl>,
+    /// The generation of its intermediate that it was told to sign with last.
+    pub signs: u32,
     /// Where its gateway is reached, as last known.
     pub gateway: BTreeSet<Target>,
 }
@@ -261,6 +265,8 @@ pub struct Anchor {
     pub fingerprint: String,
     /// Its serial number, lower-case hex.
     pub serial: String,
+    /// When it begins.
+    pub not_before: Timestamp,
     /// When it ends.
     pub not_after: Timestamp,
 }

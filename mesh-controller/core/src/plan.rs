@@ -3,13 +3,17 @@
 //! [`plan`] is total: what is wrong with a member is part of its plan, never an error, and never the
 //! business of another member. Same facts, same plan.
 
+pub mod generations;
+mod lists;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-mod lists;
-
-use self::lists::Lists;
+use self::{
+    generations::{Generations, Known, generations},
+    lists::Lists,
+};
 use crate::{
     conditions::{self, PathReport, Verdict},
     contract::{Caller, Contract},
@@ -38,6 +42,8 @@ pub struct MemberPlan {
     pub verdicts: Vec<Verdict>,
     /// The paths that begin in this member.
     pub paths: Vec<PathReport>,
+    /// The generations of its intermediate. The one it signs with must be recorded before the member is told of it.
+    pub generations: Generations,
     /// False while too little is known to say anything: what was said before stays.
     pub settled: bool,
 }
@@ -68,8 +74,10 @@ pub struct Delivery {
     pub trust_domain: TrustDomain,
     /// The root its intermediate comes from.
     pub root: RootFacts,
-    /// The generation of the intermediate that it signs with.
+    /// The generation of its intermediate that it signs with.
     pub signer: u32,
+    /// The generation that it is to hold besides.
+    pub prepare: Option<u32>,
     /// Whether others reach it: then it has a gateway Service.
     pub gateway: bool,
     /// The certificates it trusts each other member by.
@@ -110,7 +118,7 @@ pub struct Consume {
 #[must_use]
 pub fn plan(facts: &Facts, now: Timestamp) -> Plan {
     let admitted = admit(facts);
-    let members = facts
+    let members: BTreeMap<MemberKey, MemberPlan> = facts
         .members
         .iter()
         .map(|(key, member)| {
@@ -134,6 +142,11 @@ pub fn plan(facts: &Facts, now: Timestamp) -> Plan {
         .members
         .values()
         .filter_map(|member| conditions::grace_ends(member, now))
+        .chain(
+            members
+                .values()
+                .filter_map(|planned: &MemberPlan| planned.generations.wake_at),
+        )
         .min();
     Plan { members, wake_at }
 }
@@ -255,6 +268,24 @@ pub(crate) struct Peer<'a> {
     pub(crate) facts: &'a MemberFacts,
 }
 
+impl Peer<'_> {
+    /// Whether every replica of it believes in this certificate of that member.
+    pub(crate) fn believes(&self, cluster: &ClusterName, anchor: &Anchor) -> bool {
+        let Some(delivered) = &self.facts.delivered else {
+            return false;
+        };
+        let trust = delivered.delivery.trusts.get(cluster);
+        let replicas = || self.facts.agent.iter().flat_map(|a| a.replicas.values());
+        trust.is_some_and(|trust| {
+            trust
+                .anchors
+                .iter()
+                .any(|a| a.fingerprint == anchor.fingerprint)
+        }) && replicas().next().is_some()
+            && replicas().all(|replica| replica.accepted >= Some(delivered.generation))
+    }
+}
+
 fn peers<'a>(facts: &'a Facts, admitted: &'a Admitted) -> impl Iterator<Item = Peer<'a>> {
     facts
         .members
@@ -278,20 +309,11 @@ pub(crate) fn calls(caller: &Claim, region: &Claim) -> Option<Caller> {
     }
 }
 
-/// The generation that a member signs with: the newest it was seen with, or the next one when that is revoked.
-fn signer(member: &MemberFacts, revoked: &BTreeSet<String>) -> u32 {
-    let next = |anchor: &Anchor| {
-        let step = u32::from(anchor.is_among(revoked));
-        anchor.generation.saturating_add(step)
-    };
-    member.anchors.iter().map(next).max().unwrap_or(1).max(1)
-}
-
 fn delivery(
     facts: &Facts,
     admitted: &Admitted,
-    (seat, member): (&Seat, &MemberFacts),
-    root: &RootFacts,
+    (seat, root): (&Seat, &RootFacts),
+    (signs, generations): (u32, &Generations),
 ) -> Delivery {
     let mut trusts = BTreeMap::new();
     let mut serve = BTreeMap::new();
@@ -337,7 +359,11 @@ fn delivery(
         role: seat.claim.role,
         trust_domain: seat.trust_domain.clone(),
         root: root.clone(),
-        signer: signer(member, &facts.revoked),
+        signer: signs,
+        // A switch that is decided and not recorded yet: until it is, the next stays prepared.
+        prepare: generations
+            .prepare
+            .or_else(|| (generations.sign > signs).then_some(generations.sign)),
         gateway: seat.claim.role == Role::Region,
         trusts,
         serve,
@@ -362,12 +388,16 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         admitted,
         now,
     } = scene;
-    let action = match (&facts.root, &member.access, &member.reach) {
-        (Ok(root), Access::Found, Reach::Answers { .. }) => {
-            Action::Deliver(Box::new(delivery(facts, admitted, (seat, member), root)))
-        }
-        (_, _, _) => Action::Wait,
-    };
+    let links = links(facts, admitted, seat);
+    let generations = decide(facts, seat, member, &links, now);
+    let signs = member.signs.max(1);
+    let action =
+        match (&facts.root, &member.access, &member.reach) {
+            (Ok(root), Access::Found, Reach::Answers { .. }) => Action::Deliver(Box::new(
+                delivery(facts, admitted, (seat, root), (signs, &generations)),
+            )),
+            (_, _, _) => Action::Wait,
+        };
     let regions: BTreeMap<ClusterName, Peer<'_>> = peers(facts, admitted)
         .filter(|peer| calls(&seat.claim, &peer.seat.claim).is_some())
         .map(|peer| (peer.seat.claim.cluster.clone(), peer))
@@ -377,6 +407,8 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         seat,
         member,
         regions: &regions,
+        links: &links,
+        generations: &generations,
         now,
     };
     let verdicts = view.verdicts();
@@ -386,7 +418,46 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         action,
         verdicts,
         paths,
+        generations,
     }
+}
+
+/// The members that verify this one, or are verified by it.
+fn links<'a>(facts: &'a Facts, admitted: &'a Admitted, seat: &Seat) -> Vec<Peer<'a>> {
+    peers(facts, admitted)
+        .filter(|peer| {
+            let (own, other) = (&seat.claim, &peer.seat.claim);
+            calls(own, other).is_some() || calls(other, own).is_some()
+        })
+        .collect()
+}
+
+/// Decides about the generations of one member.
+fn decide(
+    facts: &Facts,
+    seat: &Seat,
+    member: &MemberFacts,
+    links: &[Peer<'_>],
+    now: Timestamp,
+) -> Generations {
+    let cluster = &seat.claim.cluster;
+    let accepted = member
+        .anchors
+        .iter()
+        .filter(|anchor| links.iter().all(|peer| peer.believes(cluster, anchor)))
+        .map(|anchor| anchor.generation)
+        .collect();
+    generations(
+        Known {
+            signs: member.signs,
+            held: &member.anchors,
+            revoked: &facts.revoked,
+            accepted: &accepted,
+            root_ends: facts.root.as_ref().ok().and_then(|root| root.ends),
+            seed: cluster.as_str(),
+        },
+        now,
+    )
 }
 
 /// Whether there is something to say: what was refused, what was lost, or one whole round in the member.
@@ -405,7 +476,16 @@ fn refused(member: &MemberFacts, why: &Obstacle) -> MemberPlan {
         action: Action::Wait,
         verdicts: conditions::refused(&member.access, &member.reach, why),
         paths: Vec::new(),
+        generations: kept(member),
         settled: true,
+    }
+}
+
+/// Nothing is decided: the number that is known stays.
+fn kept(member: &MemberFacts) -> Generations {
+    Generations {
+        sign: member.signs.max(1),
+        ..Generations::default()
     }
 }
 
@@ -427,6 +507,7 @@ fn leaving(member: &MemberFacts) -> MemberPlan {
         verdicts: conditions::leaving(member, &action),
         action,
         paths: Vec::new(),
+        generations: kept(member),
         settled: member.reach != Reach::Unknown,
     }
 }

@@ -85,7 +85,10 @@ pub fn build(spec: &GatewaySpec, secrets: &Secrets) -> Built {
         .collect();
     for cluster in anchors {
         if let Some(pem) = secrets.anchors.get(cluster) {
-            builder.add(Kind::Sds, anchor(cluster, pem));
+            builder.add(
+                Kind::Sds,
+                anchor(cluster, pem, secrets.lists.get(cluster).map(String::as_str)),
+            );
         }
     }
     builder.serve(spec, &callers);

@@ -9,8 +9,8 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 };
 use zeroize::Zeroizing;
 
-use super::Anchors;
 use super::parts::resource;
+use super::{Anchors, Lists};
 use crate::model::Resource;
 
 /// Name of the secret with this Envoy's own leaf and key.
@@ -53,6 +53,9 @@ pub struct Secrets {
     /// Per cluster ID the certificates under which its identities are believed, PEM: one or, while
     /// it rotates, two. An intermediate is a valid anchor.
     pub anchors: Anchors,
+    /// Per cluster ID the revocation lists of *all* its anchors, PEM. Envoy refuses a leaf whose issuer has none among them, and one
+    /// whose list has ended; where there is no text, nothing is asked for.
+    pub lists: Lists,
 }
 
 fn inline(text: &str) -> DataSource {
@@ -72,10 +75,12 @@ pub(super) fn leaf(leaf: &Leaf) -> Resource {
     secret(DEFAULT, secret::Type::TlsCertificate(certificate))
 }
 
-/// The secret `anchor/<cluster>`.
-pub(super) fn anchor(cluster: &str, pem: &str) -> Resource {
+/// The secret `anchor/<cluster>`. The anchors are intermediates; lists are theirs, about leaves: above them nothing is looked at.
+pub(super) fn anchor(cluster: &str, pem: &str, lists: Option<&str>) -> Resource {
     let context = CertificateValidationContext {
         trusted_ca: Some(inline(pem)),
+        crl: lists.map(inline),
+        only_verify_leaf_cert_crl: lists.is_some(),
         ..CertificateValidationContext::default()
     };
     secret(

@@ -58,6 +58,7 @@ fn both() -> (GatewaySpec, Secrets) {
     let secrets = Secrets {
         default: Some(Leaf::new(PEM, "key")),
         anchors: anchors.into(),
+        ..Secrets::default()
     };
     (spec, secrets)
 }

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use mesh_ca::{Authority, IntermediateSubject, PrivateKey, Requested, check_csr};
+use mesh_ca::{
+    Authority, IntermediateSubject, PrivateKey, Requested, RevokedSerial, check_csr,
+    next_crl_number,
+};
 use mesh_xds::gateway::{
     Admin, Allow, Backend, BootSpec, Consume, GatewaySpec, Leaf, LeftOut, Secrets, Serve,
     arguments, bootstrap, build, gateway_sni, intake_hosts,
@@ -136,6 +139,23 @@ impl Ca {
 
     pub fn pem_for(&self, identity: &str) -> (String, String) {
         self.signed_at(identity, Timestamp::now(), 60)
+    }
+
+    /// Its revocation list.
+    pub fn list(&self, serials: &[&str]) -> String {
+        let now = Timestamp::now();
+        let revoked: Vec<RevokedSerial> = serials
+            .iter()
+            .map(|serial| RevokedSerial {
+                serial: (*serial).to_owned(),
+                at: now,
+                reason: None,
+            })
+            .collect();
+        let number = next_crl_number(None, now) + serials.len() as u64;
+        let life = SignedDuration::from_mins(30);
+        let list = self.authority.sign_crl(&revoked, number, life, now);
+        list.unwrap().pem
     }
 
     fn signed_at(&self, identity: &str, now: Timestamp, minutes: i64) -> (String, String) {
@@ -389,6 +409,7 @@ pub fn secrets(own: &Ca, peers: &[&Ca]) -> Secrets {
             .iter()
             .map(|ca| (ca.cluster.clone(), ca.anchor.clone()))
             .collect(),
+        ..Secrets::default()
     }
 }
 

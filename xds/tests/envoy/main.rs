@@ -17,5 +17,6 @@ mod direct;
 mod failures;
 mod lab;
 mod protocol;
+mod revocation;
 mod rotation;
 mod traffic;

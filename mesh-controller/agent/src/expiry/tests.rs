@@ -20,7 +20,7 @@ fn signer(mesh: &Mesh, generation: u32) -> Signer {
     let secret = secret(&[(&key_entry, key.pem()), (&crt_entry, &chain)]);
     let mut wanted = wanted;
     wanted.spec.signer_generation = generation;
-    let decision = decide(&wanted, Some(&secret), &BTreeMap::new(), after(1));
+    let decision = decide(&wanted, Some(&secret), &BTreeMap::new(), &[], after(1));
     decision.signer.unwrap()
 }
 

@@ -99,7 +99,7 @@ fn a_wish_becomes_a_configuration() {
         signer: signer.fingerprint().to_owned(),
     };
     let leaf = Leaf::make(wish, &signer, now()).unwrap();
-    let secrets = secrets(&wanted.spec, &leaf);
+    let secrets = secrets(&wanted.spec, &leaf, now());
     assert_eq!(
         secrets.anchors["region1"]
             .matches("BEGIN CERTIFICATE")
@@ -110,6 +110,34 @@ fn a_wish_becomes_a_configuration() {
     assert!(built.left_out.is_empty(), "{:?}", built.left_out);
     assert_eq!(built.snapshot.check(), Ok(()));
     assert!(!format!("{:?}", built.snapshot).contains("PRIVATE"));
+}
+
+#[test]
+fn lists_are_given_for_all_certificates_of_a_member_or_for_none() {
+    let mesh = Mesh::new();
+    let [one, two] = [(); 2].map(|()| signer(&mesh));
+    let mut spec = mesh.wanted().spec;
+    let list = |signer: &crate::intermediate::Signer, hours: i64| mesh_api::agent::Crl {
+        issuer: signer.authority.certificate().key_fingerprint.clone(),
+        list: signer
+            .authority
+            .sign_crl(&[], 5, SignedDuration::from_hours(hours), now())
+            .unwrap()
+            .pem,
+    };
+    spec.trusts = vec![Trust {
+        cluster: "child2".to_owned(),
+        trust_domain: "child2.mesh.test".to_owned(),
+        certificates: vec![one.authority.cert_pem(), two.authority.cert_pem()],
+    }];
+    assert!(lists(&spec, now()).is_empty());
+    spec.crls = vec![list(&one, 5)];
+    assert!(lists(&spec, now()).is_empty(), "the other has none");
+    spec.crls.push(list(&two, 2));
+    let both = lists(&spec, now());
+    assert_eq!(both["child2"].matches("BEGIN X509 CRL").count(), 2);
+    let soon = SignedDuration::from_mins(116);
+    assert!(lists(&spec, now() + soon).is_empty(), "one ends soon");
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub(crate) fn signer_at(mesh: &Mesh, at: Timestamp) -> Signer {
         &wanted,
         Some(&whole),
         &std::collections::BTreeMap::new(),
+        &[],
         at,
     )
     .signer

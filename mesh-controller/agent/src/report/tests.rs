@@ -93,24 +93,57 @@ fn what_is_shared_keeps_the_last_intermediates_and_tells_the_nearest_obstacle() 
         generation: 1,
         fingerprint: "f".to_owned(),
         serial: "5".to_owned(),
+        not_before: String::new(),
         not_after: "2026-11-21T04:00:00Z".to_owned(),
         certificate: "c".to_owned(),
     };
     let board = Board::new();
-    let shared = |before: &[Intermediate]| board.draft.borrow().shared(before);
+    let shared = |before: &[Intermediate]| {
+        let before = MeshAgentStatus {
+            intermediates: before.to_vec(),
+            ..MeshAgentStatus::default()
+        };
+        board.draft.borrow().shared(&before)
+    };
     board.intermediates(&[], None);
+    let said = shared(std::slice::from_ref(&one));
     assert_eq!(
-        shared(std::slice::from_ref(&one)),
-        (vec![one.clone()], None),
+        said.intermediates,
+        [one.clone()],
         "there is none: the last stays"
     );
+    assert_eq!(said.obstacle, None);
     board.intermediates(
         std::slice::from_ref(&one),
         Some(&Obstacle::new("RequestDenied", "x")),
     );
-    assert_eq!(shared(&[]).0, [one]);
+    assert_eq!(shared(&[]).intermediates, [one]);
     board.unreadable(Some(Obstacle::new("BadIntent", "y")));
-    assert_eq!(shared(&[]).1.unwrap().reason, "BadIntent");
+    assert_eq!(shared(&[]).obstacle.unwrap().reason, "BadIntent");
     board.unreadable(None);
-    assert_eq!(shared(&[]).1.unwrap().reason, "RequestDenied");
+    assert_eq!(shared(&[]).obstacle.unwrap().reason, "RequestDenied");
+}
+
+#[test]
+fn what_workloads_are_given_stays_until_it_was_looked_at() {
+    let board = Board::new();
+    let status = WorkloadsStatus {
+        bundle: Some(3),
+        ..WorkloadsStatus::default()
+    };
+    let before = MeshAgentStatus {
+        workloads: Some(status.clone()),
+        ..MeshAgentStatus::default()
+    };
+    let shared = || board.draft.borrow().shared(&before).workloads;
+    assert_eq!(shared(), Some(status));
+    board.workloads(Workloads::Given {
+        bundle: Some(4),
+        foreign: (0..20).map(|n| format!("ns{n}")).collect(),
+        obstacle: None,
+    });
+    let said = shared().unwrap();
+    assert_eq!((said.bundle, said.foreign.len()), (Some(4), NAMED));
+    board.workloads(Workloads::None);
+    assert_eq!(shared(), None);
 }

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Service;
 use mesh_core::{
     contract::GATEWAY_PORT,
@@ -30,6 +30,8 @@ const REPLICAS_MAX: usize = 32;
 const PATHS_MAX: usize = 1000;
 /// Most addresses of one gateway: peers connect to each and look up each. Load balancers have a handful.
 const ADDRESSES_MAX: usize = 16;
+/// What an intermediate lives, where nobody wrote down when it began.
+const MONTH: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Reads what an agent reports. Entries that cannot be read are left out, and what is too long is cut: a member's word about
 /// itself is never trusted further than this, and must not fill anybody else's objects.
@@ -171,12 +173,15 @@ pub fn remembered(status: &MeshMemberStatus) -> (Vec<Anchor>, BTreeSet<Target>, 
         .intermediates
         .iter()
         .filter_map(|entry| {
+            let not_after: Timestamp = entry.not_after.parse().ok()?;
+            let month_before = not_after.saturating_sub(MONTH).unwrap_or(not_after);
             Some(Anchor {
                 generation: entry.generation,
                 certificate: entry.certificate.clone(),
                 fingerprint: entry.fingerprint.clone(),
                 serial: entry.serial.clone(),
-                not_after: entry.not_after.parse().ok()?,
+                not_before: entry.not_before.parse().unwrap_or(month_before),
+                not_after,
             })
         })
         .collect();

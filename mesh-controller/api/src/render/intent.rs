@@ -54,7 +54,7 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
             certificate: delivery.root.certificate.clone(),
         },
         signer_generation: delivery.signer,
-        prepare_generation: None,
+        prepare_generation: delivery.prepare,
         leaf_seconds: settings.leaf_seconds,
         intermediate_seconds: settings.intermediate_seconds,
         trusts: delivery

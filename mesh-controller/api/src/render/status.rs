@@ -123,6 +123,7 @@ pub fn member_status(
                 generation: anchor.generation,
                 fingerprint: anchor.fingerprint,
                 serial: anchor.serial,
+                not_before: anchor.not_before.to_string(),
                 not_after: anchor.not_after.to_string(),
                 certificate: anchor.certificate,
             })
@@ -135,6 +136,9 @@ pub fn member_status(
                 list: crl.list.clone(),
             })
             .collect(),
+        signer_generation: Some(plan.generations.sign)
+            .max(before.signer_generation)
+            .filter(|sign| *sign > 1),
         paths: path_lines(plan),
         conditions,
     }

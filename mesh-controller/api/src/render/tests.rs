@@ -35,6 +35,7 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
             certificate: format!("PEM of {peer}"),
             fingerprint: "ff".to_owned(),
             serial: "5".to_owned(),
+            not_before: "2029-12-01T00:00:00Z".parse().unwrap(),
             not_after: "2030-01-01T00:00:00Z".parse().unwrap(),
         }],
         epoch: 3,
@@ -52,8 +53,10 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
         root: RootFacts {
             generation: 1,
             certificate: "PEM of root".to_owned(),
+            ends: None,
         },
         signer: 1,
+        prepare: None,
         gateway: role == Role::Region,
         trusts: BTreeMap::from([(peer.parse().unwrap(), trust)]),
         serve: BTreeMap::new(),

@@ -33,7 +33,12 @@ impl OwnCluster {
         &self,
         to: watch::Sender<Seen<Intent>>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        follow(self.agents(), named(labels::MESH_AGENT), seen::intent, to)
+        follow(
+            self.agents(),
+            named(labels::MESH_AGENT),
+            (name, seen::intent),
+            to,
+        )
     }
 
     /// Follows the requests for intermediates.
@@ -42,7 +47,7 @@ impl OwnCluster {
         to: watch::Sender<Seen<CsrSeen>>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let config = Config::default().fields(&format!("spec.signerName={}", labels::SIGNER));
-        follow(self.requests(), config, seen::csr, to)
+        follow(self.requests(), config, (name, seen::csr), to)
     }
 
     /// Follows the pods of the agent.
@@ -51,7 +56,7 @@ impl OwnCluster {
         to: watch::Sender<Seen<PodSeen>>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let config = Config::default().labels(&format!("app={}", labels::AGENT_NAME));
-        follow(self.pods(), config, seen::pod, to)
+        follow(self.pods(), config, (name, seen::pod), to)
     }
 
     /// Follows the telemetry Services that are ours.
@@ -61,7 +66,7 @@ impl OwnCluster {
     ) -> impl Future<Output = ()> + Send + 'static {
         let config =
             Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_US));
-        follow(self.services(), config, seen::service, to)
+        follow(self.services(), config, (name, seen::service), to)
     }
 
     /// Follows the endpoint slices that are ours.
@@ -74,11 +79,11 @@ impl OwnCluster {
             seen::SLICE_MANAGED_BY,
             labels::MANAGED_BY_US
         ));
-        follow(self.slices(), config, seen::slice, to)
+        follow(self.slices(), config, (name, seen::slice), to)
     }
 }
 
-fn named(name: &str) -> Config {
+pub(super) fn named(name: &str) -> Config {
     Config::default().fields(&format!("metadata.name={name}"))
 }
 
@@ -95,8 +100,18 @@ pub(super) fn pause(failures: u32) -> Duration {
     Duration::from_millis(whole - noise % (whole / 4))
 }
 
-async fn follow<K, V>(api: Api<K>, config: Config, read: fn(&K) -> V, to: watch::Sender<Seen<V>>)
-where
+/// The name of an object.
+fn name<K: Resource>(object: &K) -> String {
+    object.name_any()
+}
+
+/// Keeps a picture of what is there: each object under its key, as it is read.
+pub(super) async fn follow<K, V>(
+    api: Api<K>,
+    config: Config,
+    read: (fn(&K) -> String, fn(&K) -> V),
+    to: watch::Sender<Seen<V>>,
+) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     V: Clone + PartialEq + Send + Sync,
 {
@@ -146,9 +161,9 @@ where
     }
 }
 
-pub(super) fn take<K: Resource, V>(
+pub(super) fn take<K, V>(
     event: Event<K>,
-    read: fn(&K) -> V,
+    (key, read): (fn(&K) -> String, fn(&K) -> V),
     listing: &mut Option<BTreeMap<String, V>>,
     present: &mut BTreeMap<String, V>,
 ) {
@@ -156,7 +171,7 @@ pub(super) fn take<K: Resource, V>(
         Event::Init => *listing = Some(BTreeMap::new()),
         Event::InitApply(object) => {
             if let Some(listing) = listing {
-                listing.insert(object.name_any(), read(&object));
+                listing.insert(key(&object), read(&object));
             }
         }
         Event::InitDone => {
@@ -165,10 +180,10 @@ pub(super) fn take<K: Resource, V>(
             }
         }
         Event::Apply(object) => {
-            present.insert(object.name_any(), read(&object));
+            present.insert(key(&object), read(&object));
         }
         Event::Delete(object) => {
-            present.remove(&object.name_any());
+            present.remove(&key(&object));
         }
     }
 }

@@ -16,12 +16,17 @@
 //! | `authentication.k8s.io` | `tokenreviews` | | | create |
 //! | core | `pods` | all | | list, watch (only when accounts of nodes may ask for other pods) |
 //! | paths | `/openid/v1/jwks`, `/.well-known/openid-configuration` | | | get |
+//! | core, with workload certificates | `namespaces` | | | list, watch |
+//! | core, with workload certificates | `configmaps` | all | | create |
+//! | core, with workload certificates | `configmaps` | all | `istio-ca-root-cert`, `istio-ca-crl` | list, watch, patch |
+//! | core, with workload certificates | `secrets` | `istio-system` | `cacerts` | get, update |
 //!
 //! Server-side apply needs `create` and `patch`.
 
 mod callers;
 mod everyone;
 mod follow;
+mod maps;
 mod seen;
 mod write;
 
@@ -36,8 +41,9 @@ use mesh_api::{NAMESPACE, TELEMETRY_NAMESPACE, agent::MeshAgent};
 pub use callers::PublishedKeys;
 pub use everyone::Everyone;
 pub use follow::Seen;
+pub use maps::{MapDraft, MapSeen, NamespaceSeen};
 pub use seen::{CsrOutcome, CsrSeen, Intent, PodSeen, Reported, SecretSeen, ServiceSeen, Slice};
-pub use write::{CsrDraft, Made};
+pub use write::{CsrDraft, Made, Shared};
 
 /// Longest that one call may take. Watches have their own limits.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(10);

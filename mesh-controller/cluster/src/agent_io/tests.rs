@@ -120,7 +120,8 @@ fn nothing_is_shown_of_a_list_before_it_is_whole() {
     let mut listing = None;
     let mut present = BTreeMap::from([("old".to_owned(), seen::pod(&pod("old")))]);
     let mut take = |event| {
-        follow::take(event, seen::pod, &mut listing, &mut present);
+        let name = |pod: &k8s_openapi::api::core::v1::Pod| kube::ResourceExt::name_any(pod);
+        follow::take(event, (name, seen::pod), &mut listing, &mut present);
         (
             listing.is_some(),
             present.keys().cloned().collect::<Vec<_>>(),

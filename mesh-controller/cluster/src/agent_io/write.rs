@@ -13,17 +13,18 @@ use k8s_openapi::{
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use mesh_api::{
     GROUP, NAMESPACE, TELEMETRY_NAMESPACE,
-    agent::{MeshAgent, Obstacle, Replica},
+    agent::{Crl, MeshAgent, Obstacle, Replica, WorkloadsStatus},
     labels,
     member::Intermediate,
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::{
     AgentIoError, CALL_DEADLINE, OwnCluster,
-    seen::{self, Reported, SLICE_MANAGED_BY, SLICE_SERVICE, SecretSeen, Slice},
+    seen::{self, Intent, Reported, SLICE_MANAGED_BY, SLICE_SERVICE, SecretSeen, Slice},
 };
 
 /// Whether an object was made, or somebody else had made it before.
@@ -48,6 +49,22 @@ pub struct CsrDraft {
     pub marks: BTreeMap<String, String>,
 }
 
+/// What all replicas say as one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Shared {
+    /// The intermediates that are held.
+    pub intermediates: Vec<Intermediate>,
+    /// Why there is none, or what is the matter with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<Obstacle>,
+    /// Their revocation lists.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub crls: Vec<Crl>,
+    /// What workloads are given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<WorkloadsStatus>,
+}
+
 pub(super) async fn call<T>(
     verb: &'static str,
     object: impl Into<String>,
@@ -65,7 +82,7 @@ pub(super) async fn call<T>(
     }
 }
 
-fn made<T>(outcome: Result<T, AgentIoError>) -> Result<Made, AgentIoError> {
+pub(super) fn made<T>(outcome: Result<T, AgentIoError>) -> Result<Made, AgentIoError> {
     match outcome {
         Ok(_) => Ok(Made::Now),
         Err(error) if error.is_conflict() => Ok(Made::Before),
@@ -74,12 +91,13 @@ fn made<T>(outcome: Result<T, AgentIoError>) -> Result<Made, AgentIoError> {
 }
 
 fn secret_object(
+    name: &str,
     data: &BTreeMap<String, Zeroizing<Vec<u8>>>,
     labels: &BTreeMap<String, String>,
 ) -> Secret {
     Secret {
         metadata: ObjectMeta {
-            name: Some(labels::INTERMEDIATE_SECRET.to_owned()),
+            name: Some(name.to_owned()),
             namespace: Some(NAMESPACE.to_owned()),
             labels: Some(labels.clone()),
             ..ObjectMeta::default()
@@ -94,13 +112,14 @@ fn secret_object(
     }
 }
 
-fn posted() -> PostParams {
+pub(super) fn posted() -> PostParams {
     PostParams {
         field_manager: Some(labels::AGENT.to_owned()),
         ..PostParams::default()
     }
 }
 
+const CACERTS: &str = "Secret istio-system/cacerts";
 const SECRET: &str = "Secret istio-system/mesh-intermediate";
 const AGENT: &str = "MeshAgent istio-system/mesh";
 const AGENT_STATUS: &str = "status of MeshAgent istio-system/mesh";
@@ -119,7 +138,7 @@ impl OwnCluster {
         data: &BTreeMap<String, Zeroizing<Vec<u8>>>,
         marks: &BTreeMap<String, String>,
     ) -> Result<Made, AgentIoError> {
-        let object = secret_object(data, marks);
+        let object = secret_object(labels::INTERMEDIATE_SECRET, data, marks);
         made(call("create", SECRET, self.secrets().create(&posted(), &object)).await)
     }
 
@@ -129,13 +148,41 @@ impl OwnCluster {
         read: &SecretSeen,
         data: &BTreeMap<String, Zeroizing<Vec<u8>>>,
     ) -> Result<Made, AgentIoError> {
-        let mut object = secret_object(data, &read.labels);
+        let mut object = secret_object(labels::INTERMEDIATE_SECRET, data, &read.labels);
         object.metadata.resource_version = Some(read.resource_version.clone());
         let secrets = self.secrets();
         let params = posted();
         let replacing = secrets.replace(labels::INTERMEDIATE_SECRET, &params, &object);
         match made(call("replace", SECRET, replacing).await) {
             // It was deleted meanwhile.
+            Err(error) if error.is_not_found() => Ok(Made::Before),
+            outcome => outcome,
+        }
+    }
+
+    /// Reads the Secret that istiod signs with.
+    pub async fn read_cacerts(&self) -> Result<Option<SecretSeen>, AgentIoError> {
+        let secrets = self.secrets();
+        let read = call("get", CACERTS, secrets.get_opt(labels::CACERTS_SECRET)).await?;
+        Ok(read.as_ref().map(seen::secret))
+    }
+
+    /// Writes the Secret that istiod signs with: creates it, or replaces its entries if it is still as it was read.
+    pub async fn put_cacerts(
+        &self,
+        read: Option<&SecretSeen>,
+        data: &BTreeMap<String, Zeroizing<Vec<u8>>>,
+        marks: &BTreeMap<String, String>,
+    ) -> Result<Made, AgentIoError> {
+        let (secrets, params) = (self.secrets(), posted());
+        let Some(read) = read else {
+            let object = secret_object(labels::CACERTS_SECRET, data, marks);
+            return made(call("create", CACERTS, secrets.create(&params, &object)).await);
+        };
+        let mut object = secret_object(labels::CACERTS_SECRET, data, &read.labels);
+        object.metadata.resource_version = Some(read.resource_version.clone());
+        let replacing = secrets.replace(labels::CACERTS_SECRET, &params, &object);
+        match made(call("replace", CACERTS, replacing).await) {
             Err(error) if error.is_not_found() => Ok(Made::Before),
             outcome => outcome,
         }
@@ -206,6 +253,13 @@ impl OwnCluster {
         }
     }
 
+    /// Reads the `MeshAgent`, as it stands in the API server now.
+    pub async fn read_intent(&self) -> Result<Option<Intent>, AgentIoError> {
+        let agents = self.agents();
+        let read = call("get", AGENT, agents.get_opt(labels::MESH_AGENT)).await?;
+        Ok(read.as_ref().map(seen::intent))
+    }
+
     /// What all replicas have reported, as it stands in the API server now.
     pub async fn read_replicas(&self) -> Result<Option<Reported>, AgentIoError> {
         let agents = self.agents();
@@ -235,17 +289,11 @@ impl OwnCluster {
             .map(drop)
     }
 
-    /// Reports the intermediates, or why there are none. All replicas read the same and report it as one.
-    pub async fn report_intermediates(
-        &self,
-        intermediates: &[Intermediate],
-        obstacle: Option<&Obstacle>,
-    ) -> Result<(), AgentIoError> {
-        let mut status = json!({"intermediates": intermediates});
-        if let (Some(obstacle), Some(status)) = (obstacle, status.as_object_mut()) {
-            status.insert("obstacle".to_owned(), json!(obstacle));
-        }
-        self.report(labels::AGENT, None, status).await.map(drop)
+    /// Reports what all replicas say as one: each reads the same, and whoever is first reports it.
+    pub async fn report_shared(&self, shared: &Shared) -> Result<(), AgentIoError> {
+        self.report(labels::AGENT, None, json!(shared))
+            .await
+            .map(drop)
     }
 
     /// Applies a status; with a version only on top of that.
@@ -289,7 +337,7 @@ fn manager_of(pod: &str) -> String {
     format!("{}/{pod}", labels::AGENT)
 }
 
-fn apply_as<'a, T: serde::Serialize + Debug>(
+pub(super) fn apply_as<'a, T: Serialize + Debug>(
     manager: &str,
     object: &'a T,
 ) -> (PatchParams, Patch<&'a T>) {

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::{
-    certificates::v1::CertificateSigningRequest, coordination::v1::Lease, core::v1::Secret,
+    certificates::v1::CertificateSigningRequest,
+    coordination::v1::Lease,
+    core::v1::{ConfigMap, Secret},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -78,6 +80,7 @@ impl Writer {
         let intermediate =
             ListParams::default().fields(&format!("metadata.name={}", labels::INTERMEDIATE_SECRET));
         let mut found = self.leave_each::<Secret>(NAMESPACE, &intermediate).await?;
+        found += self.leave_workloads().await?;
         found += self.leave_each::<Lease>(NAMESPACE, &by_label).await?;
         found += self
             .leave_each::<EndpointSlice>(TELEMETRY_NAMESPACE, &by_label)
@@ -97,6 +100,37 @@ impl Writer {
             found += 1;
             self.leave_one(&requests, "CertificateSigningRequest", &request.metadata)
                 .await?;
+        }
+        Ok(found)
+    }
+
+    /// One pass of taking back what the agent made for workloads: roots and revocation lists in all namespaces, and what istiod
+    /// signs with. To be repeated until nothing is found.
+    ///
+    /// # Errors
+    ///
+    /// The first request that failed.
+    pub async fn leave_workloads(&self) -> Result<u32, CallError> {
+        let named = |name: &str| ListParams::default().fields(&format!("metadata.name={name}"));
+        let cacerts = named(labels::CACERTS_SECRET);
+        let mut found = self.leave_each::<Secret>(NAMESPACE, &cacerts).await?;
+        let maps: Api<ConfigMap> = Api::all(self.client.clone());
+        for name in [labels::ROOT_CONFIG_MAP, labels::CRL_CONFIG_MAP] {
+            let which = named(name);
+            let listing = maps.list_metadata(&which);
+            let list = call("list", format!("configmaps {name}"), listing).await?;
+            for map in list.items {
+                let meta = &map.metadata;
+                if self.owner.standing(meta) != Standing::Ours || meta.deletion_timestamp.is_some()
+                {
+                    continue;
+                }
+                found += 1;
+                let namespace = meta.namespace.as_deref().unwrap_or_default();
+                let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+                self.leave_one(&api, &format!("ConfigMap {namespace}"), meta)
+                    .await?;
+            }
         }
         Ok(found)
     }

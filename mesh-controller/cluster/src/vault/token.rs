@@ -58,6 +58,7 @@ pub(super) async fn open(api: &Api<Secret>, wanted: Wanted<'_>) -> Result<Root, 
         facts: RootFacts {
             generation: status.generation,
             certificate: own,
+            ends: status.not_after.parse().ok(),
         },
         status,
     };

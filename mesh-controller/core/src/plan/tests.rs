@@ -29,6 +29,7 @@ fn anchor(of: &str) -> Anchor {
         certificate: format!("PEM of {of}"),
         fingerprint: of.to_owned(),
         serial: of.to_owned(),
+        not_before: at(-1_000_000),
         not_after: at(9_000_000),
     }
 }
@@ -60,6 +61,7 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> MemberFacts {
         agent: None,
         anchors: vec![anchor(cluster)],
         crls: Vec::new(),
+        signs: 1,
         gateway: if role == Role::Region {
             BTreeSet::from([target("192.0.2.1")])
         } else {
@@ -76,6 +78,7 @@ fn fleet() -> Facts {
         root: Ok(RootFacts {
             generation: 1,
             certificate: "root".to_owned(),
+            ends: None,
         }),
         revoked: BTreeSet::new(),
         epochs: BTreeMap::new(),
@@ -443,7 +446,8 @@ fn a_change_is_given_time_before_it_is_called_late() {
         state(&late, "child1", Kind::TrustDistributed),
         (State::False, "AgentBehind".to_owned())
     );
-    assert_eq!(late.wake_at, None);
+    let next = late.wake_at.unwrap();
+    assert!(next > at(5_000_000), "the next renewal: {next}");
 }
 
 /// The root signs whatever intermediate a member asks for, however often; its peers' objects have an end.
@@ -498,11 +502,13 @@ fn what_is_revoked_vanishes_from_all_peers_at_once_and_the_member_keeps_its_seat
         (State::False, "Revoked".to_owned())
     );
     // It goes on to the next generation, and stays there when its agent shows the old one no longer.
-    assert_eq!(delivered(&plan, "child1").signer, 3);
+    assert_eq!(delivered(&plan, "child1").prepare, Some(3));
     let child = facts.members.get_mut(&key("child1")).unwrap();
     child.anchors.truncate(1);
     child.anchors[0].generation = 3;
     child.anchors[0].serial = "0cc".to_owned();
+    assert_eq!(look(&facts).members[&key("child1")].generations.sign, 3);
+    facts.members.get_mut(&key("child1")).unwrap().signs = 3;
     assert_eq!(delivered(&look(&facts), "child1").signer, 3);
     assert_eq!(delivered(&look(&facts), "region1").signer, 1);
 }
@@ -536,4 +542,75 @@ fn nobody_takes_the_seat_of_a_member_that_is_established() {
             .contains_key(&name("child1"))
     );
     assert_eq!(planned.members[&other].action, Action::Wait);
+}
+
+/// Each step of a renewal waits for what the step before was for.
+#[test]
+fn a_new_key_is_signed_with_when_every_peer_has_accepted_it() {
+    let mut facts = fleet();
+    carry_out(&mut facts);
+    carry_out(&mut facts);
+    let generations = |facts: &Facts| {
+        let planned = plan(facts, at(7_000_000));
+        let delivery = delivered(&planned, "child1");
+        let decided = planned.members[&key("child1")].generations.sign;
+        (delivery.signer, delivery.prepare, decided)
+    };
+    assert_eq!(generations(&facts), (1, Some(2), 1));
+    let second = Anchor {
+        generation: 2,
+        fingerprint: "second".to_owned(),
+        not_before: at(6_900_000),
+        not_after: at(17_000_000),
+        ..anchor("child1")
+    };
+    let child = facts.members.get_mut(&key("child1")).unwrap();
+    child.anchors.insert(0, second);
+    assert_eq!(
+        generations(&facts),
+        (1, Some(2), 1),
+        "its region has not heard"
+    );
+    let planned = plan(&facts, at(7_000_000));
+    let told = delivered(&planned, "region1").clone();
+    assert_eq!(told.trusts[&name("child1")].anchors.len(), 2);
+    let region = facts.members.get_mut(&key("region1")).unwrap();
+    let known = region.delivered.as_mut().unwrap();
+    (known.delivery, known.generation) = (told, 8);
+    assert_eq!(
+        generations(&facts),
+        (1, Some(2), 1),
+        "its Envoy has not accepted"
+    );
+    let word = |facts: &Facts| {
+        let planned = plan(facts, at(7_000_000));
+        let verdicts = &planned.members[&key("child1")].verdicts;
+        let said = verdicts.iter().find(|v| v.kind == Kind::IntermediateReady);
+        said.map(|v| format!("{}: {}", v.reason, v.message))
+            .unwrap()
+    };
+    let said = word(&facts);
+    assert!(
+        said.starts_with("Renewing") && said.ends_with("waits for region1"),
+        "{said}"
+    );
+    let region = facts.members.get_mut(&key("region1")).unwrap();
+    for replica in region.agent.as_mut().unwrap().replicas.values_mut() {
+        replica.accepted = Some(8);
+    }
+    assert_eq!(
+        generations(&facts),
+        (1, Some(2), 2),
+        "recorded before it is told"
+    );
+    facts.members.get_mut(&key("child1")).unwrap().signs = 2;
+    assert_eq!(generations(&facts), (2, None, 2));
+    // A region that does not know it yet takes nothing back.
+    facts.members.get_mut(&key("region1")).unwrap().delivered = None;
+    assert_eq!(generations(&facts), (2, None, 2));
+    let said = word(&facts);
+    assert!(
+        said.starts_with("PeersBehind") && said.ends_with("by region1"),
+        "{said}"
+    );
 }

@@ -40,9 +40,11 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> (MemberKey, Member
             certificate: String::new(),
             fingerprint: cluster.to_owned(),
             serial: format!("0{}", serial(cluster)),
+            not_before: at(-1_000_000),
             not_after: at(1_000_000),
         }],
         crls: Vec::new(),
+        signs: 1,
         gateway: BTreeSet::new(),
     };
     (key(cluster), member)
@@ -64,6 +66,7 @@ fn fleet() -> Facts {
         root: Ok(RootFacts {
             generation: 1,
             certificate: "root".to_owned(),
+            ends: None,
         }),
         revoked: BTreeSet::new(),
         epochs: BTreeMap::new(),

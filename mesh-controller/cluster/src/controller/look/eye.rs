@@ -198,6 +198,11 @@ impl Eye<'_> {
             crls: observed
                 .lists
                 .unwrap_or_else(|| remembered_lists(object.status.as_ref())),
+            signs: object
+                .status
+                .as_ref()
+                .and_then(|status| status.signer_generation)
+                .unwrap_or(1),
             // A load balancer that says nothing for a while takes nothing away: the last known address stays.
             gateway: observed
                 .gateway

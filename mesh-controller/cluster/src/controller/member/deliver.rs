@@ -21,6 +21,7 @@ use tokio::{
 use super::{Bells, Common, Member};
 use crate::{
     apply::{Batch, ObjectId, Outcome, Owner, Round, Writer},
+    call::CallError,
     controller::look::{Terms, Wish},
     lease::jittered,
     watches::Patience,
@@ -167,8 +168,15 @@ impl Member {
         let mut hindrances = round.hindrances();
         let complete = hindrances.iter().all(|why| why.reason == NAME_TAKEN);
         if complete && memory.pruned.as_ref() != Some(&ids) {
-            match writer.prune(&round.done).await {
-                Ok(_) => memory.pruned = Some(ids),
+            let pruned = async {
+                writer.prune(&round.done).await?;
+                if terms.workloads.is_none() {
+                    writer.leave_workloads().await?;
+                }
+                Ok::<_, CallError>(())
+            };
+            match pruned.await {
+                Ok(()) => memory.pruned = Some(ids),
                 Err(error) => hindrances.push(error.obstacle()),
             }
         }

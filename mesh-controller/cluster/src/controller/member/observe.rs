@@ -130,6 +130,7 @@ impl Member {
                     certificate: shown.certificate.clone(),
                     fingerprint: facts.fingerprint.clone(),
                     serial: facts.serial.clone(),
+                    not_before: facts.not_before,
                     not_after: facts.not_after,
                 };
                 Some((anchor, facts))

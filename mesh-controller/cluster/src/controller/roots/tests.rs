@@ -42,6 +42,7 @@ fn root() -> Root {
         facts: RootFacts {
             generation: 1,
             certificate: material.cert_pem,
+            ends: None,
         },
         status: RootStatus {
             generation: 1,

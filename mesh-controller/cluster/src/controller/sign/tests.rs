@@ -30,6 +30,7 @@ fn terms_of(life: SignedDuration) -> Terms {
             facts: RootFacts {
                 generation: 1,
                 certificate: material.cert_pem,
+                ends: None,
             },
             status: RootStatus::default(),
         },

@@ -24,6 +24,7 @@ fn intermediate() -> (Anchor, CertFacts, Authority) {
         certificate: issued.cert_pem.clone(),
         fingerprint: issued.facts.fingerprint.clone(),
         serial: issued.facts.serial.clone(),
+        not_before: issued.facts.not_before,
         not_after: issued.facts.not_after,
     };
     let authority = Authority::of(&issued.chain_pem, &key).unwrap();

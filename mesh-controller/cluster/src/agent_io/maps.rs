@@ -1,0 +1,210 @@
+//! `ConfigMap`s of one name in every namespace, as Istio's proxies mount them.
+
+use std::{collections::BTreeMap, fmt::Write as _, future::Future};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Namespace},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{Api, Resource as _, ResourceExt as _, runtime::watcher::Config};
+use mesh_api::labels;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+use super::{
+    AgentIoError, OwnCluster, Seen,
+    follow::{follow, named},
+    write::{apply_as, call, made, posted},
+};
+
+/// How many are written at a time.
+const HANDS: usize = 8;
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceSeen {
+    /// It is being deleted: nothing can be made in it.
+    pub leaving: bool,
+}
+
+/// A `ConfigMap`, without what is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapSeen {
+    /// UID of the object.
+    pub uid: String,
+    /// Those of its labels that say whose it is.
+    pub marks: BTreeMap<String, String>,
+    /// Hash of its data, as [`MapDraft::hash`] makes it.
+    pub hash: String,
+    /// Somebody else has written its data too.
+    pub shared: bool,
+}
+
+/// A `ConfigMap` as it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapDraft {
+    /// Name of the object.
+    pub name: &'static str,
+    /// Name of its one entry.
+    pub entry: &'static str,
+    /// The entry.
+    pub text: String,
+    /// Its labels.
+    pub marks: BTreeMap<String, String>,
+}
+
+impl MapDraft {
+    /// Hash of its data.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        hash([(self.entry, self.text.as_str())].into_iter())
+    }
+}
+
+fn hash<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut hash = Sha256::new();
+    for part in entries.flat_map(|(name, text)| [name, text]) {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            // Writing into a text does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+pub(super) fn namespace(object: &Namespace) -> NamespaceSeen {
+    let phase = object.status.as_ref().and_then(|s| s.phase.as_deref());
+    NamespaceSeen {
+        leaving: object.metadata.deletion_timestamp.is_some() || phase == Some("Terminating"),
+    }
+}
+
+pub(super) fn map(object: &ConfigMap) -> MapSeen {
+    let own = [labels::MANAGED_BY, labels::INSTALL, labels::MEMBER];
+    let foreign = object.managed_fields().iter().any(|entry| {
+        let data = entry.fields_v1.as_ref().and_then(|f| f.0.get("f:data"));
+        entry.manager.as_deref() != Some(labels::AGENT) && data.is_some()
+    });
+    let data = object.data.iter().flatten();
+    let binary = object.binary_data.iter().flatten();
+    let text = hash(data.map(|(name, text)| (name.as_str(), text.as_str())));
+    MapSeen {
+        uid: object.uid().unwrap_or_default(),
+        marks: object
+            .labels()
+            .iter()
+            .filter(|(key, _)| own.contains(&key.as_str()))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+        hash: if binary.count() == 0 {
+            text
+        } else {
+            String::new()
+        },
+        shared: foreign,
+    }
+}
+
+impl OwnCluster {
+    /// Follows all namespaces.
+    pub fn follow_namespaces(
+        &self,
+        to: watch::Sender<Seen<NamespaceSeen>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        follow(
+            api,
+            Config::default(),
+            (|o: &Namespace| o.name_any(), namespace),
+            to,
+        )
+    }
+
+    /// Follows the `ConfigMap`s of this name, by namespace.
+    pub fn follow_maps(
+        &self,
+        name: &str,
+        to: watch::Sender<Seen<MapSeen>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let api: Api<ConfigMap> = Api::all(self.client.clone());
+        let key = |object: &ConfigMap| object.namespace().unwrap_or_default();
+        follow(api, named(name), (key, map), to)
+    }
+
+    /// Makes a `ConfigMap` in each of these namespaces, and mends it where one of ours was seen: never another of the same name.
+    /// Returns how many were written, and the first failure after all were tried.
+    pub async fn put_maps(
+        &self,
+        draft: &MapDraft,
+        todo: &BTreeMap<String, Option<String>>,
+    ) -> (usize, Option<AgentIoError>) {
+        let writes: Vec<BoxFuture<'_, Result<bool, AgentIoError>>> = todo
+            .iter()
+            .map(|(namespace, uid)| match uid {
+                None => self.create_map(draft, namespace).boxed(),
+                Some(uid) => self.mend_map(draft, namespace, uid).boxed(),
+            })
+            .collect();
+        let outcomes: Vec<Result<bool, AgentIoError>> =
+            stream::iter(writes).buffer_unordered(HANDS).collect().await;
+        let written = outcomes.iter().filter(|it| matches!(it, Ok(true))).count();
+        (written, outcomes.into_iter().find_map(Result::err))
+    }
+
+    async fn create_map(&self, draft: &MapDraft, namespace: &str) -> Result<bool, AgentIoError> {
+        let object = ConfigMap {
+            metadata: ObjectMeta {
+                name: Some(draft.name.to_owned()),
+                namespace: Some(namespace.to_owned()),
+                labels: Some(draft.marks.clone()),
+                ..ObjectMeta::default()
+            },
+            data: Some(BTreeMap::from([(
+                draft.entry.to_owned(),
+                draft.text.clone(),
+            )])),
+            ..ConfigMap::default()
+        };
+        let name = format!("ConfigMap {namespace}/{}", draft.name);
+        let (api, params) = (self.maps(namespace), posted());
+        match made(call("create", name, api.create(&params, &object)).await) {
+            Ok(made) => Ok(made == super::Made::Now),
+            // The namespace went meanwhile.
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn mend_map(
+        &self,
+        draft: &MapDraft,
+        namespace: &str,
+        uid: &str,
+    ) -> Result<bool, AgentIoError> {
+        let object = json!({
+            "apiVersion": ConfigMap::api_version(&()),
+            "kind": ConfigMap::kind(&()),
+            "metadata": {"name": draft.name, "namespace": namespace, "uid": uid, "labels": draft.marks},
+            "data": {draft.entry: draft.text},
+        });
+        let name = format!("ConfigMap {namespace}/{}", draft.name);
+        let api = self.maps(namespace);
+        let (params, patch) = apply_as(labels::AGENT, &object);
+        match call("apply", name, api.patch(draft.name, &params, &patch)).await {
+            Ok(_) => Ok(true),
+            // It is another by now, or gone: the watch tells.
+            Err(error) if error.is_conflict() || error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn maps(&self, namespace: &str) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+}
