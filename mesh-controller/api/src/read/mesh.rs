@@ -68,18 +68,7 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
     let refuse =
         |what: &str, why: String| obstacle("InvalidMesh", format!("Mesh {name}, {what}: {why}"));
     let spec = &mesh.spec;
-    let life = |what: &str, text: &str, min: u32| -> Result<Lifetime, Obstacle> {
-        let life: Lifetime = text
-            .parse()
-            .map_err(|e: mesh_core::lifetime::LifetimeError| refuse(what, e.to_string()))?;
-        if life.as_secs() < min {
-            return Err(refuse(
-                what,
-                format!("{life} is shorter than {}", Lifetime::from_secs(min)),
-            ));
-        }
-        Ok(life)
-    };
+    let life = |what: &str, text: &str, min: u32| life(what, text, min, &refuse);
     let contract = spec
         .contract
         .as_ref()
@@ -115,37 +104,7 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
         workloads: spec
             .workloads
             .as_ref()
-            .map(|wished| {
-                let text = wished.lifetime.as_ref().unwrap_or(&spec.lifetimes.leaf);
-                let rules = WorkloadRules {
-                    issuer: wished.issuer,
-                    life: life("spec.workloads.lifetime", text, 10)?,
-                    most: life("spec.workloads.maxLifetime", &wished.max_lifetime, 10)?,
-                    node_accounts: wished.node_accounts.clone(),
-                    services: wished.services.clone(),
-                };
-                let account = |text: &String| {
-                    text.split_once('/').is_none_or(|(ns, name)| {
-                        ns.is_empty() || name.is_empty() || name.contains('/')
-                    })
-                };
-                if let Some(bad) = rules.node_accounts.iter().find(|text| account(text)) {
-                    return Err(refuse(
-                        "spec.workloads.nodeAccounts",
-                        format!("{bad:?} is not namespace/name"),
-                    ));
-                }
-                if rules.life > rules.most {
-                    return Err(refuse(
-                        "spec.workloads",
-                        format!(
-                            "lifetime {} is longer than maxLifetime {}",
-                            rules.life, rules.most
-                        ),
-                    ));
-                }
-                Ok(rules)
-            })
+            .map(|wished| workloads(wished, &spec.lifetimes.leaf, &refuse))
             .transpose()?,
         revoked: spec
             .revoked
@@ -154,22 +113,74 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
             .collect(),
         credential_namespaces: spec.credential_namespaces.clone(),
     };
-    if rules.root_token.is_some() && rules.generate_root {
-        return Err(refuse(
-            "spec.root",
-            "a key in a token is not generated: set pkcs11 or generate, not both".to_owned(),
-        ));
-    }
-    if rules.root_token.is_some() && spec.root.secret_name.is_none() {
-        return Err(refuse(
-            "spec.root",
-            "pkcs11 needs secretName, the Secret that holds the certificate (tls.crt)".to_owned(),
-        ));
+    if let Some(why) = token_conflict(&spec.root) {
+        return Err(refuse("spec.root", why.to_owned()));
     }
     if rules.leaf_life > rules.intermediate_life || rules.intermediate_life > rules.root_life {
         return Err(refuse(
             "spec.lifetimes",
             "a leaf must not outlive its intermediate, nor that its root".to_owned(),
+        ));
+    }
+    Ok(rules)
+}
+
+/// Says no to one field of a `Mesh`.
+type Refuse<'a> = &'a dyn Fn(&str, String) -> Obstacle;
+
+fn life(what: &str, text: &str, min: u32, refuse: Refuse<'_>) -> Result<Lifetime, Obstacle> {
+    let life: Lifetime = text
+        .parse()
+        .map_err(|e: mesh_core::lifetime::LifetimeError| refuse(what, e.to_string()))?;
+    if life.as_secs() < min {
+        let least = Lifetime::from_secs(min);
+        return Err(refuse(what, format!("{life} is shorter than {least}")));
+    }
+    Ok(life)
+}
+
+/// What contradicts itself about a root in a token.
+fn token_conflict(root: &api::RootSource) -> Option<&'static str> {
+    match (&root.pkcs11, root.generate, &root.secret_name) {
+        (Some(_), true, _) => {
+            Some("a key in a token is not generated: set pkcs11 or generate, not both")
+        }
+        (Some(_), false, None) => {
+            Some("pkcs11 needs secretName, the Secret that holds the certificate (tls.crt)")
+        }
+        (Some(_), false, Some(_)) | (None, _, _) => None,
+    }
+}
+
+fn workloads(
+    wished: &api::WorkloadOptions,
+    leaf: &String,
+    refuse: Refuse<'_>,
+) -> Result<WorkloadRules, Obstacle> {
+    let text = wished.lifetime.as_ref().unwrap_or(leaf);
+    let most = &wished.max_lifetime;
+    let rules = WorkloadRules {
+        issuer: wished.issuer,
+        life: life("spec.workloads.lifetime", text, 10, refuse)?,
+        most: life("spec.workloads.maxLifetime", most, 10, refuse)?,
+        node_accounts: wished.node_accounts.clone(),
+        services: wished.services.clone(),
+    };
+    let is_account = |text: &str| {
+        text.split_once('/')
+            .is_some_and(|(ns, name)| !ns.is_empty() && !name.is_empty() && !name.contains('/'))
+    };
+    if let Some(bad) = rules.node_accounts.iter().find(|text| !is_account(text)) {
+        return Err(refuse(
+            "spec.workloads.nodeAccounts",
+            format!("{bad:?} is not namespace/name"),
+        ));
+    }
+    if rules.life > rules.most {
+        let (life, most) = (rules.life, rules.most);
+        return Err(refuse(
+            "spec.workloads",
+            format!("lifetime {life} is longer than maxLifetime {most}"),
         ));
     }
     Ok(rules)
