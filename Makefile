@@ -55,7 +55,6 @@ unit: build $(DNSMASQ) $(SOFTHSM) $(PKCS11_TOOL) $(CERTTOOL) ## Everything that 
 	  $(TESTS) --lib --bins --test envoy --test conformance -- --include-ignored
 
 fleet-tests: build ## The tests on real clusters
-	$(E2E) prepare
 	$(TESTS) --test fleet -- --test-threads=1 --nocapture
 	$(E2E) down
 
