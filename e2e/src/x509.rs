@@ -162,12 +162,13 @@ pub fn resign(
         let mut claims = serde_json::from_str(&shell("basenc -d --base64url claims")?)?;
         change(&mut claims);
         std::fs::write(folder.join("claims"), claims.to_string())?;
-        let encode = "basenc --base64url -w0 | tr -d =";
-        let body = format!("{header}.{}", shell(&format!("{encode} <claims"))?);
+        let encode = |file: &str| format!("basenc --base64url -w0 {file} | tr -d =");
+        let body = format!("{header}.{}", shell(&encode("claims"))?);
         std::fs::write(folder.join("body"), &body)?;
         let sign = format!(
-            "openssl dgst -sha256 -sign '{}' -out signature body; {encode} <signature",
-            key.display()
+            "openssl dgst -sha256 -sign '{}' -out signature body; {}",
+            key.display(),
+            encode("signature")
         );
         Ok(format!("{body}.{}", shell(&sign)?))
     })

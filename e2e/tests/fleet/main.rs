@@ -10,6 +10,7 @@ mod link;
 mod outages;
 mod removal;
 mod rest;
+mod workloads;
 
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ pub(crate) async fn linked(fleet: Fleet) -> Result<Link> {
     };
     scenario::install_k0rdent(&link.management).await?;
     scenario::install_product(&link.fleet, &product, &[]).await?;
+    // what a test left behind that was stopped
+    workloads::set(&link.management, None).await?;
     scenario::install_storage(&link.region).await?;
     scenario::install_collector(&link.child, "region1").await?;
     scenario::install_client(&link.management).await?;

@@ -1,0 +1,220 @@
+//! Certificates for workloads, asked for as proxies ask for them, with a real API server behind every decision.
+//!
+//! Each test switches workload certificates on in the default mesh, works in namespace `workloads` of the child, and
+//! switches them off again, whatever happened.
+
+mod refusals;
+mod replicas;
+mod rights;
+
+use anyhow::{Context as _, Result};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{ListParams, Patch, PatchParams};
+use mesh_api::agent::MeshAgent;
+use mesh_api::mesh::Mesh;
+use mesh_e2e::issuance::Issuer;
+use mesh_e2e::{Cluster, paths, progress, wait_for};
+use serde_json::{Value, json};
+
+use crate::{Link, PODS, with_link};
+
+/// Where tests have their workloads.
+const NAMESPACE: &str = "workloads";
+/// Name of the CA's Service, which its certificate carries.
+const CA: &str = "mesh-ca.istio-system.svc";
+/// Port on which the agent issues.
+const CA_PORT: u16 = 15012;
+
+/// The usual link, in which workloads are given certificates.
+struct Workloads {
+    link: Link,
+    /// Trust domain of the child's workloads.
+    trust_domain: String,
+    /// The mesh's root, PEM.
+    root: String,
+}
+
+/// Runs a test with these `Mesh.spec.workloads`.
+fn with_workloads<Fut>(
+    name: &str,
+    options: Value,
+    test: impl FnOnce(Workloads) -> Fut + Send,
+) -> Result<()>
+where
+    Fut: Future<Output = Result<()>>,
+{
+    with_link(name, |link| async move {
+        let result = async { test(start(link.clone(), options).await?).await }.await;
+        if result.is_err() {
+            // before the traces are gone
+            let folder = paths::project().join("target/e2e").join(name).join("then");
+            if let Err(error) = link.fleet.collect(&folder).await {
+                progress::step(format!("{name}: failed to collect: {error:#}"));
+            }
+        }
+        let stopped = stop(&link).await;
+        result?;
+        stopped
+    })
+}
+
+/// Says what the default mesh does for workloads; `None`: nothing.
+pub(crate) async fn set(management: &Cluster, options: Option<Value>) -> Result<()> {
+    let api: Api<Mesh> = Api::all(management.client());
+    let mut changes = vec![json!({ "spec": { "workloads": null } })];
+    changes.extend(options.map(|o| json!({ "spec": { "workloads": o } })));
+    for change in changes {
+        api.patch("default", &PatchParams::default(), &Patch::Merge(change))
+            .await
+            .context("failed to set Mesh.spec.workloads")?;
+    }
+    Ok(())
+}
+
+async fn start(link: Link, options: Value) -> Result<Workloads> {
+    let issuer = options.get("issuer").cloned().unwrap_or_default();
+    set(&link.management, Some(options)).await?;
+    let namespace =
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
+    link.child.apply(&namespace.to_string()).await?;
+    let spec = wait_for("the child's agent to be told", PODS, || async {
+        let found = mesh_agent(&link.child).await?;
+        let told = found.spec.workloads.as_ref().map(|w| json!(w.issuer));
+        Ok(if told.as_ref() == Some(&issuer) {
+            Ok(found.spec)
+        } else {
+            Err(format!("{told:?}"))
+        })
+    })
+    .await?;
+    let told = spec.workloads.context("nothing about workloads")?;
+    Ok(Workloads {
+        link,
+        trust_domain: told.trust_domain,
+        root: spec.root.certificate,
+    })
+}
+
+async fn stop(link: &Link) -> Result<()> {
+    set(&link.management, None).await?;
+    let delete = ["delete", "namespace", NAMESPACE, "--ignore-not-found"];
+    link.child.kubectl(&delete).await?;
+    wait_for("the child's agent to be told to stop", PODS, || async {
+        let spec = mesh_agent(&link.child).await?.spec;
+        Ok(match spec.workloads {
+            None => Ok(()),
+            Some(left) => Err(format!("{left:?}")),
+        })
+    })
+    .await?;
+    link.whole().await
+}
+
+/// The `MeshAgent` of a cluster.
+async fn mesh_agent(cluster: &Cluster) -> Result<MeshAgent> {
+    let api: Api<MeshAgent> = Api::namespaced(cluster.client(), "istio-system");
+    api.get("mesh").await.context("failed to get the MeshAgent")
+}
+
+/// Names of the agents' pods in the child that are ready and stay.
+async fn agents(child: &Cluster) -> Result<Vec<String>> {
+    let pods: Api<Pod> = Api::namespaced(child.client(), "istio-system");
+    let found = pods
+        .list(&ListParams::default().labels("app=mesh-agent"))
+        .await?;
+    let ready = found.into_iter().filter(|pod| {
+        let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
+        let ready =
+            conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+        ready && pod.metadata.deletion_timestamp.is_none()
+    });
+    Ok(ready.filter_map(|p| p.metadata.name).collect())
+}
+
+impl Workloads {
+    fn child(&self) -> &Cluster {
+        &self.link.child
+    }
+
+    /// Connections to the CA in each of the child's agents, with the name of its pod, once all of them serve it.
+    async fn issuers(&self) -> Result<Vec<(String, Issuer)>> {
+        wait_for("both agents to serve the CA", PODS, || async {
+            let pods = agents(self.child()).await?;
+            if pods.len() < 2 {
+                return Ok(Err(format!("{pods:?} are ready")));
+            }
+            let mut issuers = Vec::new();
+            for pod in pods {
+                match self.issuer(&pod).await {
+                    Ok(issuer) => issuers.push((pod, issuer)),
+                    Err(error) => return Ok(Err(format!("{pod}: {error:#}"))),
+                }
+            }
+            Ok(Ok(issuers))
+        })
+        .await
+    }
+
+    /// A connection to the CA in one agent.
+    async fn issuer(&self, pod: &str) -> Result<Issuer> {
+        let to = format!("pod/{pod}");
+        let way = self.child().forward("istio-system", &to, CA_PORT).await?;
+        Issuer::connect(way, CA, &self.root).await
+    }
+
+    /// A token of a service account, for an audience, bound to a pod if one is named.
+    async fn token(&self, account: &str, audience: &str, pod: Option<&str>) -> Result<String> {
+        token(self.child(), account, audience, pod).await
+    }
+}
+
+/// A token of a service account in the tests' namespace of a cluster.
+async fn token(
+    cluster: &Cluster,
+    account: &str,
+    audience: &str,
+    pod: Option<&str>,
+) -> Result<String> {
+    let audience = format!("--audience={audience}");
+    let mut args = vec!["-n", NAMESPACE, "create", "token", account, &audience];
+    if let Some(pod) = pod {
+        args.extend(["--bound-object-kind=Pod", "--bound-object-name", pod]);
+    }
+    Ok(cluster.kubectl(&args).await?.trim().to_owned())
+}
+
+/// A service account with a pod that does nothing, optionally on a node of this name.
+fn idle(name: &str, node: Option<&str>) -> String {
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name, "namespace": NAMESPACE } });
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": NAMESPACE },
+        "spec": {
+            "serviceAccountName": name, "terminationGracePeriodSeconds": 0,
+            "containers": [{ "name": "idle", "image": "{{image:busybox}}", "args": ["-c", "sleep 1000000"], "resources": { "requests": { "cpu": "1m", "memory": "4Mi" } } }],
+        },
+    });
+    if let (Some(node), Some(spec)) = (node, pod.pointer_mut("/spec")) {
+        spec["nodeName"] = json!(node);
+    }
+    format!("{account}\n---\n{pod}")
+}
+
+/// The audit lines of both agents that hold this text and are not older than `since`.
+async fn audited(child: &Cluster, text: &str, since: jiff::Timestamp) -> Result<Vec<String>> {
+    let since = format!("--since-time={since}");
+    let args = [
+        "-n",
+        "istio-system",
+        "logs",
+        "-l",
+        "app=mesh-agent",
+        "-c",
+        "agent",
+        "--tail=-1",
+        &since,
+    ];
+    let logs = child.kubectl(&args).await?;
+    let found = logs.lines().filter(|l| l.contains(text));
+    Ok(found.map(str::to_owned).collect())
+}

@@ -1,0 +1,174 @@
+//! What the agent may do in a member, as its API server says.
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::authorization::v1::{
+    NonResourceAttributes, ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+};
+use kube::Api;
+use kube::api::PostParams;
+use mesh_e2e::Cluster;
+use serde_json::json;
+
+use super::with_workloads;
+
+/// Whether the agent may do something: verb, resource (`group/resource/subresource`), namespace, name.
+async fn may(cluster: &Cluster, what: [&str; 4]) -> Result<bool> {
+    let [verb, resource, namespace, name] = what;
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let mut spec = SubjectAccessReviewSpec {
+        user: Some("system:serviceaccount:istio-system:mesh-agent".to_owned()),
+        groups: Some(
+            [
+                "system:serviceaccounts",
+                "system:serviceaccounts:istio-system",
+                "system:authenticated",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+        ),
+        ..SubjectAccessReviewSpec::default()
+    };
+    if resource.starts_with("//") {
+        spec.non_resource_attributes = Some(NonResourceAttributes {
+            path: resource.strip_prefix('/').map(str::to_owned),
+            verb: some(verb),
+        });
+    } else {
+        let mut parts = resource.split('/');
+        let mut part = || parts.next().unwrap_or_default();
+        spec.resource_attributes = Some(ResourceAttributes {
+            group: some(part()),
+            resource: some(part()),
+            subresource: some(part()),
+            verb: some(verb),
+            namespace: some(namespace),
+            name: some(name),
+            ..ResourceAttributes::default()
+        });
+    }
+    let review = SubjectAccessReview {
+        spec,
+        ..SubjectAccessReview::default()
+    };
+    let api: Api<SubjectAccessReview> = Api::all(cluster.client());
+    let answer = api.create(&PostParams::default(), &review).await?;
+    Ok(answer.status.is_some_and(|s| s.allowed))
+}
+
+#[test]
+fn the_agent_may_do_what_it_needs_and_nothing_else() -> Result<()> {
+    with_workloads("rights", json!({ "issuer": "agent" }), |w| async move {
+        let needed = [
+            ["create", "authentication.k8s.io/tokenreviews", "", ""],
+            ["get", "/secrets", "istio-system", "mesh-intermediate"],
+            ["create", "/configmaps", "workloads", ""],
+            ["patch", "/configmaps", "workloads", "istio-ca-root-cert"],
+            ["watch", "/namespaces", "", ""],
+            ["watch", "/pods", "workloads", ""],
+            [
+                "create",
+                "certificates.k8s.io/certificatesigningrequests",
+                "",
+                "",
+            ],
+            [
+                "patch",
+                "mesh.kof.k0rdent.mirantis.com/meshagents/status",
+                "istio-system",
+                "mesh",
+            ],
+            ["get", "//openid/v1/jwks", "", ""],
+        ];
+        let refused = [
+            // Secrets: its own only, and never a list, which would show all
+            ["get", "/secrets", "istio-system", "istio-ca-secret"],
+            ["get", "/secrets", "istio-system", "another"],
+            ["get", "/secrets", "kube-system", "mesh-intermediate"],
+            ["get", "/secrets", "kof", "anything"],
+            ["get", "/secrets", "workloads", "cacerts"],
+            ["list", "/secrets", "istio-system", ""],
+            ["watch", "/secrets", "istio-system", ""],
+            ["list", "/secrets", "", ""],
+            ["delete", "/secrets", "istio-system", "mesh-intermediate"],
+            // other people's configuration
+            ["get", "/configmaps", "kube-system", "kubeadm-config"],
+            ["patch", "/configmaps", "kube-system", "coredns"],
+            ["delete", "/configmaps", "workloads", "another"],
+            // its own intent, and its own certificate's approval
+            [
+                "patch",
+                "mesh.kof.k0rdent.mirantis.com/meshagents",
+                "istio-system",
+                "mesh",
+            ],
+            [
+                "update",
+                "certificates.k8s.io/certificatesigningrequests/approval",
+                "",
+                "",
+            ],
+            [
+                "update",
+                "certificates.k8s.io/certificatesigningrequests/status",
+                "",
+                "",
+            ],
+            [
+                "approve",
+                "certificates.k8s.io/signers",
+                "",
+                "mesh.kof.k0rdent.mirantis.com/intermediate",
+            ],
+            [
+                "sign",
+                "certificates.k8s.io/signers",
+                "",
+                "mesh.kof.k0rdent.mirantis.com/intermediate",
+            ],
+            // becoming somebody else
+            ["create", "/serviceaccounts/token", "workloads", "default"],
+            [
+                "create",
+                "/serviceaccounts/token",
+                "istio-system",
+                "mesh-agent",
+            ],
+            ["impersonate", "/users", "", "kubernetes-admin"],
+            ["impersonate", "/serviceaccounts", "workloads", "default"],
+            [
+                "bind",
+                "rbac.authorization.k8s.io/clusterroles",
+                "",
+                "cluster-admin",
+            ],
+            [
+                "escalate",
+                "rbac.authorization.k8s.io/clusterroles",
+                "",
+                "mesh-agent",
+            ],
+            // workloads
+            ["create", "/pods", "workloads", ""],
+            ["create", "/pods/exec", "workloads", "app"],
+            ["get", "/pods/log", "workloads", "app"],
+            ["patch", "apps/deployments", "istio-system", "mesh-agent"],
+            ["patch", "/namespaces", "", "workloads"],
+            ["patch", "/nodes", "", "child1-node"],
+            ["get", "/nodes/proxy", "", "child1-node"],
+        ];
+        let mut wrong = Vec::new();
+        for (expected, list) in [(true, needed.as_slice()), (false, refused.as_slice())] {
+            for what in list {
+                if may(w.child(), *what).await? != expected {
+                    wrong.push(format!(
+                        "{}allowed: {what:?}",
+                        if expected { "not " } else { "" }
+                    ));
+                }
+            }
+        }
+        ensure!(wrong.is_empty(), "{wrong:#?}");
+        println!("{} rights, {} refusals", needed.len(), refused.len());
+        Ok(())
+    })
+}
