@@ -67,6 +67,7 @@ pub struct Wish<'a> {
 pub struct Forward {
     port: u16,
     _process: tokio::process::Child,
+    _reading: tokio::task::JoinHandle<()>,
 }
 
 impl Cluster {
@@ -101,10 +102,13 @@ impl Cluster {
             .and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok())
             .with_context(|| format!("kubectl port-forward said {first:?}"))?;
         // it speaks of each connection, and would stop when nobody listened
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        #[expect(clippy::disallowed_methods, reason = "the handle is kept")]
+        let reading =
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok(Forward {
             port,
             _process: process,
+            _reading: reading,
         })
     }
 }

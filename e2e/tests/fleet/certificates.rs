@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_api::member::Intermediate;
-use mesh_e2e::{provider::Hurt, scenario, wait_for};
+use mesh_e2e::{progress, provider::Hurt, scenario, wait_for};
 use serde_json::{Value, json};
 
 use crate::{Link, PODS, SOON, with_link};
@@ -54,17 +54,15 @@ async fn refused_while_nothing_else_is_there(link: &Link, leaked: &Intermediate)
         .await?;
     let seconds = wait_for("the revocation to be done", SOON, || async {
         let status = mesh_status(link).await?;
-        let told = status["revocations"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|told| same(told["serial"].as_str(), &leaked.serial))
+        let told = list(&status, "/revocations")
+            .find(|told| same(told.get("serial").and_then(Value::as_str), &leaked.serial))
             .cloned()
             .unwrap_or_default();
-        Ok(told["doneAfterSeconds"].as_u64().ok_or(format!("{told}")))
+        let seconds = told.get("doneAfterSeconds").and_then(Value::as_u64);
+        Ok(seconds.ok_or_else(|| told.to_string()))
     })
     .await?;
-    println!("revoked after {seconds} s");
+    progress::step(format!("revoked after {seconds} s"));
     let dump = scenario::envoy(&link.region, "config_dump").await?;
     ensure!(
         !dump.contains("child1.region1-vmauth"),
@@ -81,7 +79,7 @@ async fn refused_while_nothing_else_is_there(link: &Link, leaked: &Intermediate)
     })
     .await?;
     let status = mesh_status(link).await?;
-    let list = status["crl"].as_str().context("the root has no list")?;
+    let root = status.get("crl").context("the root has no list")?;
     let region = link
         .region
         .kubectl(&[
@@ -95,12 +93,17 @@ async fn refused_while_nothing_else_is_there(link: &Link, leaked: &Intermediate)
         ])
         .await?;
     let region: Value = serde_json::from_str(&region)?;
-    let mut told = region["spec"]["crls"].as_array().into_iter().flatten();
     ensure!(
-        told.any(|crl| crl["list"] == list),
+        list(&region, "/spec/crls").any(|crl| crl.get("list") == Some(root)),
         "the region was not told the root's list"
     );
     Ok(())
+}
+
+/// The entries of a list in an object.
+fn list<'a>(object: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> {
+    let entries = object.pointer(pointer).and_then(Value::as_array);
+    entries.into_iter().flatten()
 }
 
 fn same(serial: Option<&str>, other: &str) -> bool {
@@ -120,8 +123,10 @@ async fn mesh_status(link: &Link) -> Result<Value> {
         .management
         .kubectl(&["get", "mesh", "default", "-o", "json"])
         .await?;
-    let mut mesh: Value = serde_json::from_str(&mesh)?;
-    Ok(mesh["status"].take())
+    let mesh: Value = serde_json::from_str(&mesh)?;
+    mesh.get("status")
+        .cloned()
+        .context("the Mesh has no status")
 }
 
 async fn unknown_callers(link: &Link) -> Result<u64> {

@@ -203,8 +203,7 @@ impl Shelf<'_> {
             .secret
             .iter()
             .flat_map(|secret| secret.data.keys())
-            .filter(|entry| entry.ends_with(".crt"))
-            .filter_map(|entry| generation_of(entry))
+            .filter_map(|entry| generation_of(entry.strip_suffix("crt")?))
             .filter_map(|generation| self.load(generation).ok().flatten())
             .filter(|signer| signer.authority.expires() > self.now)
             .collect();

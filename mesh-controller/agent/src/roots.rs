@@ -74,7 +74,7 @@ fn draft(wanted: &Wanted, wish: &Wish) -> MapDraft {
     MapDraft {
         name: labels::ROOT_CONFIG_MAP,
         entry: ENTRY,
-        text: roots.map(|root| format!("{root}\n")).collect(),
+        text: roots.flat_map(|root| [root, "\n"]).collect(),
         marks: wanted.marks.clone(),
     }
 }
@@ -128,12 +128,11 @@ impl Roots {
                 let yields = wish.issuer == WorkloadIssuer::Istiod;
                 let todo = decide(&draft, yields, &there, &known);
                 let failure = self.put(&draft, &todo).await;
-                match &failure {
-                    None => failures = 0,
-                    Some(_) => {
-                        failures += 1;
-                        pause = jitter::backoff(failures);
-                    }
+                if failure.is_some() {
+                    failures += 1;
+                    pause = jitter::backoff(failures);
+                } else {
+                    failures = 0;
                 }
                 self.board.workloads(Workloads::Given {
                     bundle: failure.is_none().then_some(wish.bundle.generation),

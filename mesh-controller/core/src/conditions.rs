@@ -287,11 +287,11 @@ impl View<'_> {
             .filter(|peer| !peer.believes(cluster, anchor))
             .map(|peer| peer.seat.claim.cluster.as_str())
             .collect();
-        let (named, more) = peers.split_at_checked(3).unwrap_or((peers.as_slice(), &[]));
-        match (named.join(", "), more.len()) {
-            (names, _) if names.is_empty() => None,
-            (names, 0) => Some(names),
-            (names, more) => Some(format!("{names} and {more} more")),
+        let (first, rest) = peers.split_at_checked(3).unwrap_or((peers.as_slice(), &[]));
+        match (first.join(", "), rest.len()) {
+            (text, _) if text.is_empty() => None,
+            (text, 0) => Some(text),
+            (text, more) => Some(format!("{text} and {more} more")),
         }
     }
 

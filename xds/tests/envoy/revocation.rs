@@ -12,7 +12,9 @@ async fn passes(pair: &Pair) -> bool {
 /// Tells the region about a list, on new connections.
 async fn tell(pair: &mut Pair, list: String) {
     pair.region.secrets.lists.insert("c1".to_owned(), list);
-    pair.region.spec.serve[0].epoch += 1;
+    for serve in &mut pair.region.spec.serve {
+        serve.epoch += 1;
+    }
     pair.region.apply().await;
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_e2e::issuance::{Issuer, Wish};
-use mesh_e2e::{wait_for, x509};
+use mesh_e2e::{progress, wait_for, x509};
 use serde_json::json;
 use tonic::Code;
 
@@ -39,7 +39,7 @@ async fn refused(w: &Workloads, issuer: &Issuer, cases: &[Case<'_>]) -> Result<(
                 x509::text(chain.first().map_or("", String::as_str))?
             ),
             Err(status) => {
-                println!("{what}: {:?}: {}", status.code(), status.message());
+                progress::step(format!("{what}: {:?}: {}", status.code(), status.message()));
                 ensure!(
                     status.code() == *code,
                     "{what}: {status:?}, and not {code:?}"
@@ -62,12 +62,13 @@ async fn refused(w: &Workloads, issuer: &Issuer, cases: &[Case<'_>]) -> Result<(
                 .ok_or_else(|| format!("no {said:?} for one of {reasons:?} in {lines:#?}")))
         })
         .await?;
-        println!("{line}");
+        progress::step(line);
     }
     Ok(())
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn tokens_that_prove_nothing_get_nothing() -> Result<()> {
     with_workloads("tokens", json!({ "issuer": "agent" }), |w| async move {
         let since = jiff::Timestamp::now();
@@ -134,13 +135,13 @@ fn tokens_that_prove_nothing_get_nothing() -> Result<()> {
             "another identity"
         );
         let other = w.identity("default");
-        let wish = Wish {
+        let for_another = Wish {
             impersonated: Some(&other),
             ..with(Some(&unbound))
         };
         let case = (
             "not bound to a pod, for another",
-            wish,
+            for_another,
             Code::PermissionDenied,
             &["NotANodeAccount"] as &[&str],
         );
@@ -183,6 +184,7 @@ fn forged(token: &str) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn requests_that_want_more_get_nothing_and_are_written_down() -> Result<()> {
     with_workloads(
         "requests",
@@ -284,7 +286,7 @@ fn requests_that_want_more_get_nothing_and_are_written_down() -> Result<()> {
                 })
             })
             .await?;
-            println!("{}", lines.join("\n"));
+            progress::step(lines.join("\n"));
             ensure!(lines.len() == 1, "one issuance, {} lines", lines.len());
             ensure!(
                 lines.iter().all(|l| l.contains(&w.identity("app"))),
@@ -377,7 +379,7 @@ async fn impersonation(w: &Workloads) -> Result<()> {
         match ask(token, account).await {
             Ok(_) => anyhow::bail!("{what}: a certificate was given"),
             Err(status) => {
-                println!("{what}: {:?}: {}", status.code(), status.message());
+                progress::step(format!("{what}: {:?}: {}", status.code(), status.message()));
                 ensure!(
                     status.code() == Code::PermissionDenied,
                     "{what}: {status:?}"

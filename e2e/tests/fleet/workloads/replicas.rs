@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use mesh_api::agent::MeshAgentStatus;
 use mesh_e2e::issuance::{Issuer, Wish};
-use mesh_e2e::{wait_for, x509};
+use mesh_e2e::{progress, wait_for, x509};
 use serde_json::json;
 
 use super::{NAMESPACE, Workloads, mesh_agent, with_workloads};
@@ -74,6 +74,7 @@ fn covered(status: &MeshAgentStatus, signer: u32, leaves: &[Leaf]) -> Result<()>
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn the_ledger_covers_every_leaf_also_of_an_agent_that_was_killed() -> Result<()> {
     let options = json!({ "issuer": "agent", "lifetime": "10m", "maxLifetime": "24h" });
     with_workloads("ledger", options, |w| async move {
@@ -132,13 +133,13 @@ fn the_ledger_covers_every_leaf_also_of_an_agent_that_was_killed() -> Result<()>
             }
             anyhow::bail!("{victim} was killed and went on issuing")
         };
-        let (killed, issued) = futures::future::join(kill, issue).await;
-        let (seen, last) = issued?;
-        println!(
+        let (died, outcome) = futures::future::join(kill, issue).await;
+        let (seen, last) = outcome?;
+        progress::step(format!(
             "{victim} killed after {:.1} s and {} leaves of two hours; then: {last}",
-            killed?.as_secs_f64(),
+            died?.as_secs_f64(),
             seen.len()
-        );
+        ));
         ensure!(!seen.is_empty(), "it issued nothing before it was killed");
         leaves.extend(seen);
 
@@ -153,11 +154,11 @@ fn the_ledger_covers_every_leaf_also_of_an_agent_that_was_killed() -> Result<()>
         serials.sort_unstable();
         serials.dedup();
         ensure!(serials.len() == leaves.len(), "a serial number twice");
-        println!(
+        progress::step(format!(
             "{} leaves, of which {victim} gave {}, all covered",
             leaves.len(),
             leaves.iter().filter(|l| l.by == *victim).count()
-        );
+        ));
         wait_for("two agents again", PODS, || async {
             let ready = super::agents(w.child()).await?;
             Ok(if ready.len() == 2 {

@@ -6,7 +6,7 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::Api;
 use kube::api::PostParams;
-use mesh_e2e::Cluster;
+use mesh_e2e::{Cluster, progress};
 use serde_json::json;
 
 use super::with_workloads;
@@ -56,6 +56,7 @@ async fn may(cluster: &Cluster, what: [&str; 4]) -> Result<bool> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
 fn the_agent_may_do_what_it_needs_and_nothing_else() -> Result<()> {
     with_workloads("rights", json!({ "issuer": "agent" }), |w| async move {
         let needed = [
@@ -168,7 +169,11 @@ fn the_agent_may_do_what_it_needs_and_nothing_else() -> Result<()> {
             }
         }
         ensure!(wrong.is_empty(), "{wrong:#?}");
-        println!("{} rights, {} refusals", needed.len(), refused.len());
+        progress::step(format!(
+            "{} rights, {} refusals",
+            needed.len(),
+            refused.len()
+        ));
         Ok(())
     })
 }

@@ -50,7 +50,7 @@ fn each_intermediate_has_a_list_from_its_first_day_and_the_number_grows() {
         issuer: signer.authority.certificate().key_fingerprint.clone(),
         list: list.pem.clone(),
     };
-    assert_eq!(rest.crls, [told.clone()]);
+    assert_eq!(rest.crls, std::slice::from_ref(&told));
     let half = looked(&with, 5 * 3600 + 1);
     assert!(matches!(half.act, Act::SignList { number: next, .. } if next > number));
     assert_eq!(half.crls, [told], "it goes on until there is another");

@@ -109,7 +109,7 @@ fn what_is_shared_keeps_the_last_intermediates_and_tells_the_nearest_obstacle() 
     let said = shared(std::slice::from_ref(&one));
     assert_eq!(
         said.intermediates,
-        [one.clone()],
+        std::slice::from_ref(&one),
         "there is none: the last stays"
     );
     assert_eq!(said.obstacle, None);

@@ -35,7 +35,7 @@ fn a_leaf_is_made_when_there_is_none_when_it_is_due_and_when_the_wish_changes() 
         },
         Wish {
             identity: "spiffe://other.test/ns/a/sa/b".parse().unwrap(),
-            ..wish.clone()
+            ..wish
         },
     ] {
         assert_eq!(next(Some(&leaf), &other, 0.0, after(1)), Next::Make);

@@ -105,11 +105,14 @@ fn name<K: Resource>(object: &K) -> String {
     object.name_any()
 }
 
+/// What the key of an object is, and what is kept of it.
+type Read<K, V> = (fn(&K) -> String, fn(&K) -> V);
+
 /// Keeps a picture of what is there: each object under its key, as it is read.
 pub(super) async fn follow<K, V>(
     api: Api<K>,
     config: Config,
-    read: (fn(&K) -> String, fn(&K) -> V),
+    read: Read<K, V>,
     to: watch::Sender<Seen<V>>,
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -163,7 +166,7 @@ pub(super) async fn follow<K, V>(
 
 pub(super) fn take<K, V>(
     event: Event<K>,
-    (key, read): (fn(&K) -> String, fn(&K) -> V),
+    (key, read): Read<K, V>,
     listing: &mut Option<BTreeMap<String, V>>,
     present: &mut BTreeMap<String, V>,
 ) {

@@ -1,6 +1,6 @@
 //! `ConfigMap`s of one name in every namespace, as Istio's proxies mount them.
 
-use std::{collections::BTreeMap, fmt::Write as _, future::Future};
+use std::{collections::BTreeMap, future::Future};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use k8s_openapi::{
@@ -71,11 +71,7 @@ fn hash<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     }
     hash.finalize()
         .iter()
-        .fold(String::new(), |mut text, byte| {
-            // Writing into a text does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 pub(super) fn namespace(object: &Namespace) -> NamespaceSeen {

@@ -317,7 +317,7 @@ pub(crate) fn news(before: &MeshStatus, after: &MeshStatus) -> Vec<News> {
         let whose = now
             .cluster
             .as_ref()
-            .map_or("of no known member".to_owned(), |c| format!("of {c}"));
+            .map_or_else(|| "of no known member".to_owned(), |c| format!("of {c}"));
         if was.is_none() {
             let note = format!(
                 "serial {} {whose} is revoked; {} members may still believe it",

@@ -242,7 +242,7 @@ impl Registrar {
                 self.publish(&told, &before.conditions, &status.conditions)
                     .await;
                 for news in news(&before, &status) {
-                    self.send(&told, &event(news.warning, news.reason, "Mesh", news.note))
+                    self.send(&told, &event(news.warning, news.reason, "Mesh", &news.note))
                         .await;
                 }
                 Ok(())
@@ -357,7 +357,7 @@ impl Registrar {
             let warning = condition.status != "True";
             self.send(
                 object,
-                &event(warning, &condition.reason, &condition.type_, note),
+                &event(warning, &condition.reason, &condition.type_, &note),
             )
             .await;
         }
@@ -384,7 +384,7 @@ impl Registrar {
 }
 
 /// An event; Kubernetes refuses longer notes.
-fn event(warning: bool, reason: &str, action: &str, note: String) -> Event {
+fn event(warning: bool, reason: &str, action: &str, note: &str) -> Event {
     Event {
         type_: if warning {
             EventType::Warning

@@ -544,18 +544,29 @@ fn nobody_takes_the_seat_of_a_member_that_is_established() {
     assert_eq!(planned.members[&other].action, Action::Wait);
 }
 
+/// What the child is told to sign with and to hold besides, and what was decided, when its intermediate is old.
+fn generations(facts: &Facts) -> (u32, Option<u32>, u32) {
+    let planned = plan(facts, at(7_000_000));
+    let delivery = delivered(&planned, "child1");
+    let decided = planned.members[&key("child1")].generations.sign;
+    (delivery.signer, delivery.prepare, decided)
+}
+
+/// What is said of the child's intermediate then.
+fn word(facts: &Facts) -> String {
+    let planned = plan(facts, at(7_000_000));
+    let verdicts = &planned.members[&key("child1")].verdicts;
+    let said = verdicts.iter().find(|v| v.kind == Kind::IntermediateReady);
+    said.map(|v| format!("{}: {}", v.reason, v.message))
+        .unwrap()
+}
+
 /// Each step of a renewal waits for what the step before was for.
 #[test]
 fn a_new_key_is_signed_with_when_every_peer_has_accepted_it() {
     let mut facts = fleet();
     carry_out(&mut facts);
     carry_out(&mut facts);
-    let generations = |facts: &Facts| {
-        let planned = plan(facts, at(7_000_000));
-        let delivery = delivered(&planned, "child1");
-        let decided = planned.members[&key("child1")].generations.sign;
-        (delivery.signer, delivery.prepare, decided)
-    };
     assert_eq!(generations(&facts), (1, Some(2), 1));
     let second = Anchor {
         generation: 2,
@@ -582,13 +593,6 @@ fn a_new_key_is_signed_with_when_every_peer_has_accepted_it() {
         (1, Some(2), 1),
         "its Envoy has not accepted"
     );
-    let word = |facts: &Facts| {
-        let planned = plan(facts, at(7_000_000));
-        let verdicts = &planned.members[&key("child1")].verdicts;
-        let said = verdicts.iter().find(|v| v.kind == Kind::IntermediateReady);
-        said.map(|v| format!("{}: {}", v.reason, v.message))
-            .unwrap()
-    };
     let said = word(&facts);
     assert!(
         said.starts_with("Renewing") && said.ends_with("waits for region1"),

@@ -292,9 +292,12 @@ fn run(kills: &[(usize, Fate, Step)]) -> (World, usize) {
     let mut world = World::new();
     let mut writes = 0;
     for (who, step) in history() {
-        let fated = |fate| match step {
-            Step::Write(_) => Step::Write(fate),
-            _ => Step::Bury(fate),
+        let fated = |fate| {
+            if matches!(step, Step::Write(_)) {
+                Step::Write(fate)
+            } else {
+                Step::Bury(fate)
+            }
         };
         if matches!(step, Step::Write(_) | Step::Bury(_)) {
             let kill = kills.iter().find(|(at, ..)| *at == writes);

@@ -88,7 +88,7 @@ fn no_list_is_signed_before_the_root_is_recorded_or_when_it_cannot() {
     mesh.metadata.uid = Some("another".to_owned());
     unrecorded.meshes.see(Seen::Applied(mesh));
     assert!(due_list(&unrecorded, NAME, now).is_none());
-    let mut away = root.clone();
+    let mut away = root;
     away.signer = Err(Obstacle::new(TOKEN_AWAY, "no token"));
     assert!(due_list(&state(&away, &[], None), NAME, now).is_none());
 }

@@ -177,10 +177,10 @@ fn denies_each_with_its_reason() {
             r.metadata.name = Some(NAME.replace("-g1-", "-g99999999999-"));
         }),
         ("BadRequest", |r| {
-            r.spec.request = ByteString(b"nothing".to_vec())
+            r.spec.request = ByteString(b"nothing".to_vec());
         }),
         ("BadRequest", |r| {
-            r.spec.request = ByteString(vec![0x30; 20_000])
+            r.spec.request = ByteString(vec![0x30; 20_000]);
         }),
     ];
     let terms = terms();
