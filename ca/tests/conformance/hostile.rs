@@ -1,5 +1,5 @@
 //! Bad input of every size that fits a test: cut at every length, every byte changed, far too much of everything. Nothing panics, and what is
-//! signed is refused when one bit of it is not as it was. (The fuzz targets in `ca/fuzz` go on where this ends.)
+//! signed is refused when one bit of it is not as it was.
 
 use jiff::{SignedDuration, Timestamp};
 use mesh_ca::{

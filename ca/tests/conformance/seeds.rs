@@ -1,4 +1,4 @@
-//! The seeds of the fuzz targets (`ca/fuzz/seeds`): small, committed, and each still what its name says. `WRITE_SEEDS=1 cargo test -p mesh-ca --test
+//! Seeds for fuzzing (`ca/fuzz/seeds`): small, committed, and each still what its name says. `WRITE_SEEDS=1 cargo test -p mesh-ca --test
 //! conformance seeds` makes them anew.
 
 use std::fs;
