@@ -1,10 +1,11 @@
 //! Certificates, anchors and callers change while requests are on their way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
@@ -15,15 +16,19 @@ use crate::lab::{DRAIN, HOST, Pair, Proxy, consume, eventually, secrets, serve, 
 /// Posts without a pause until told to stop; each one must pass.
 struct Load {
     stop: Arc<AtomicBool>,
+    /// The client certificate of the last answer of each worker.
+    last: Arc<Mutex<BTreeMap<usize, String>>>,
     workers: JoinSet<(u64, BTreeSet<String>)>,
 }
 
 impl Load {
     fn on(child: &Proxy) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let last = Arc::new(Mutex::new(BTreeMap::new()));
         let mut workers = JoinSet::new();
         for worker in 0..3 {
             let (stop, at) = (Arc::clone(&stop), child.spec.intake);
+            let last = Arc::clone(&last);
             workers.spawn(async move {
                 let (mut passed, mut certificates) = (0, BTreeSet::new());
                 while !stop.load(Ordering::Relaxed) {
@@ -33,13 +38,24 @@ impl Load {
                         "request {passed} of {worker}: {answer:?}"
                     );
                     let hash = answer.body.split("Hash=").nth(1).unwrap();
-                    certificates.insert(hash.split(';').next().unwrap().to_owned());
+                    let hash = hash.split(';').next().unwrap().to_owned();
+                    last.lock().insert(worker, hash.clone());
+                    certificates.insert(hash);
                     passed += 1;
                 }
                 (passed, certificates)
             });
         }
-        Self { stop, workers }
+        Self {
+            stop,
+            last,
+            workers,
+        }
+    }
+
+    /// The client certificates of the last answers.
+    fn now(&self) -> BTreeSet<String> {
+        self.last.lock().values().cloned().collect()
     }
 
     /// How many passed, and under how many different client certificates.
@@ -96,6 +112,11 @@ async fn an_anchor_is_replaced_with_an_overlap_and_without_a_lost_request() {
     let echo = Echo::start().await;
     let mut pair = Pair::up(echo.at).await;
     let load = Load::on(&pair.child);
+    eventually("every worker has had an answer", async || {
+        load.last.lock().len() == 3
+    })
+    .await;
+    let first = load.now();
     let next = pair.root.member("c1", 2);
     let both = format!("{}{}", pair.child_ca.anchor, next.anchor);
     let mut anchors = |pem: &str| {
@@ -110,6 +131,11 @@ async fn an_anchor_is_replaced_with_an_overlap_and_without_a_lost_request() {
     pair.region.spec.serve[0].epoch += 1;
     pair.region.apply().await;
     sleep(Duration::from_secs(u64::from(DRAIN) + 1)).await;
+    eventually(
+        "every worker's answers came under the new leaf",
+        async || load.now().is_disjoint(&first),
+    )
+    .await;
     pair.region
         .secrets
         .anchors
