@@ -31,6 +31,9 @@ use session::Session;
 /// How long a token may take for one signature, or to be opened. Tokens behind a network take tenths of a second.
 pub const TOKEN_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long its session may take to close.
+const CLOSING: Duration = Duration::from_secs(2);
+
 /// Signatures that may wait for a token; more are refused at once.
 const QUEUE: usize = 32;
 
@@ -159,10 +162,22 @@ struct Inner {
     place: TokenPlace,
     public: PublicKey,
     algorithm: &'static SignatureAlgorithm,
-    jobs: SyncSender<Job>,
+    /// Taken when nobody holds the key any more.
+    jobs: Option<SyncSender<Job>>,
+    /// Ends with the thread.
+    ended: Mutex<mpsc::Receiver<()>>,
     patience: Duration,
     /// Why the last signature was not made: rcgen's error has no room for it.
     complaint: Mutex<Option<TokenError>>,
+}
+
+impl Drop for Inner {
+    /// Waits a little until the session is closed: a process that ends meanwhile takes the driver from under its thread.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        // An end is an error too, the one that is hoped for; a driver that hangs is left behind.
+        let _ended = self.ended.get_mut().recv_timeout(CLOSING);
+    }
 }
 
 /// Somebody waits for a signature until `until`.
@@ -209,10 +224,14 @@ impl TokenKey {
         }
         let (jobs, waiting) = mpsc::sync_channel(QUEUE);
         let (opened, answer) = mpsc::channel();
+        let (alive, ended) = mpsc::channel::<()>();
         let of_thread = place.clone();
         thread::Builder::new()
             .name("pkcs11".to_owned())
-            .spawn(move || serve(of_thread, pin, &opened, &waiting))
+            .spawn(move || {
+                serve(of_thread, pin, &opened, &waiting);
+                drop(alive);
+            })
             .map_err(|source| {
                 OPENING.fetch_sub(1, Ordering::Relaxed);
                 TokenError::Call {
@@ -226,7 +245,8 @@ impl TokenKey {
             place: place.clone(),
             public,
             algorithm,
-            jobs,
+            jobs: Some(jobs),
+            ended: Mutex::new(ended),
             patience,
             complaint: Mutex::new(None),
         }));
@@ -273,7 +293,8 @@ impl TokenKey {
             until: Instant::now() + self.0.patience,
             reply,
         };
-        self.0.jobs.try_send(job).map_err(|error| match error {
+        let jobs = self.0.jobs.as_ref().ok_or(TokenError::Closed)?;
+        jobs.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => TokenError::Busy,
             TrySendError::Disconnected(_) => TokenError::Closed,
         })?;

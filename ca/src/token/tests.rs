@@ -422,7 +422,8 @@ fn silent(patience: Duration) -> (TokenKey, mpsc::Receiver<Job>) {
         },
         public: PrivateKey::generate().unwrap().public().clone(),
         algorithm: &rcgen::PKCS_ECDSA_P256_SHA256,
-        jobs,
+        jobs: Some(jobs),
+        ended: Mutex::new(mpsc::channel().1),
         patience,
         complaint: Mutex::new(None),
     }));
