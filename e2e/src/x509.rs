@@ -126,21 +126,21 @@ fn about(certificate: &str, what: &[&str]) -> Result<String> {
 pub fn verify(leaf: &str, intermediates: &[String], roots: &[String]) -> Result<String> {
     in_folder(|folder| {
         std::fs::write(folder.join("leaf.pem"), leaf)?;
-        std::fs::write(folder.join("intermediates.pem"), intermediates.concat())?;
         std::fs::write(folder.join("roots.pem"), roots.concat())?;
-        openssl(
-            folder,
-            &[
-                "verify",
-                "-x509_strict",
-                "-show_chain",
-                "-CAfile",
-                "roots.pem",
-                "-untrusted",
-                "intermediates.pem",
-                "leaf.pem",
-            ],
-        )
+        let mut words = vec![
+            "verify",
+            "-x509_strict",
+            "-show_chain",
+            "-CAfile",
+            "roots.pem",
+        ];
+        // a file without a certificate is an error to OpenSSL
+        if !intermediates.is_empty() {
+            std::fs::write(folder.join("intermediates.pem"), intermediates.concat())?;
+            words.extend(["-untrusted", "intermediates.pem"]);
+        }
+        words.push("leaf.pem");
+        openssl(folder, &words)
     })
 }
 
