@@ -15,6 +15,8 @@ SOFTHSM := /usr/lib/softhsm/libsofthsm2.so
 PKCS11_TOOL := /usr/bin/pkcs11-tool
 CERTTOOL := /usr/bin/certtool
 export CACHE
+# a failed test says what it saw; the stack below it says nothing more
+export RUST_BACKTRACE := 0
 
 .PHONY: help demo demo-down test check fmt clippy deny unit fleet-tests crds build bench advisories
 

@@ -218,6 +218,8 @@ impl Sidecar<'_> {
         });
         let peer = self.identity_of(self.peer);
         let tls = json!({
+            // Envoy as a client offers 1.2 only, unless told; Istio tells it
+            "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
             "tls_certificate_sds_secret_configs": [{ "name": "default", "sds_config": source }],
             "combined_validation_context": {
                 "default_validation_context": { "match_typed_subject_alt_names": [{ "san_type": "URI", "matcher": { "exact": peer } }] },
@@ -340,14 +342,14 @@ pub async fn ask(cluster: &Cluster, namespace: &str, pod: &str, url: &str) -> Re
         .await
 }
 
-/// The certificates of a PEM text, one each.
+/// The certificates of a PEM text, one each, with the end of line that the last may lack.
 pub fn certificates(pem: &str) -> Vec<String> {
-    const END: &str = "-----END CERTIFICATE-----\n";
+    const END: &str = "-----END CERTIFICATE-----";
     let mut found = Vec::new();
     let mut rest = pem;
     while let Some((one, after)) = rest.split_once(END) {
         if let Some((_, body)) = one.split_once("-----BEGIN CERTIFICATE-----") {
-            found.push(format!("-----BEGIN CERTIFICATE-----{body}{END}"));
+            found.push(format!("-----BEGIN CERTIFICATE-----{body}{END}\n"));
         }
         rest = after;
     }
@@ -370,7 +372,7 @@ mod tests {
     #[test]
     fn a_bundle_is_taken_apart() {
         let one = "-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n";
-        let text = format!("# a comment\n{one}{one}");
+        let text = format!("# a comment\n{one}{}", one.trim_end());
         assert_eq!(certificates(&text), [one, one]);
         assert!(certificates("nothing").is_empty());
     }

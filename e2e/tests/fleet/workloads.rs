@@ -1,20 +1,26 @@
-//! Certificates for workloads, asked for as proxies ask for them, with a real API server behind every decision.
+//! Certificates for workloads: real pilot-agents and istiod, real Envoys, a real API server behind every decision.
 //!
 //! Each test switches workload certificates on in the default mesh, works in namespace `workloads` of the child, and
 //! switches them off again, whatever happened.
 
+mod istiod;
+mod proxies;
 mod refusals;
 mod replicas;
 mod rights;
 
-use anyhow::{Context as _, Result};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{ListParams, Patch, PatchParams};
 use mesh_api::agent::MeshAgent;
 use mesh_api::mesh::Mesh;
+use mesh_e2e::components::Istio;
 use mesh_e2e::issuance::Issuer;
-use mesh_e2e::{Cluster, paths, progress, wait_for};
+use mesh_e2e::sidecar::{self, Held, Sidecar};
+use mesh_e2e::{Cluster, images, paths, progress, wait_for, x509};
 use serde_json::{Value, json};
 
 use crate::{Link, PODS, with_link};
@@ -23,6 +29,8 @@ use crate::{Link, PODS, with_link};
 const NAMESPACE: &str = "workloads";
 /// Name of the CA's Service, which its certificate carries.
 const CA: &str = "mesh-ca.istio-system.svc";
+/// How long the tests watch what goes on by itself.
+const LONG: Duration = Duration::from_mins(4);
 /// Port on which the agent issues.
 const CA_PORT: u16 = 15012;
 
@@ -56,6 +64,38 @@ where
         let stopped = stop(&link).await;
         result?;
         stopped
+    })
+}
+
+/// Istio's programs in the child.
+struct Parts {
+    source: Istio,
+    /// Name of the image with pilot-agent and Envoy.
+    proxy: String,
+    /// Name of the image with istiod.
+    pilot: String,
+}
+
+/// As [`with_workloads`], with Istio's programs, which are made first where they are not made yet.
+fn with_istio<Fut>(
+    name: &str,
+    options: Value,
+    test: impl FnOnce(Workloads, Parts) -> Fut + Send,
+) -> Result<()>
+where
+    Fut: Future<Output = Result<()>>,
+{
+    let source = Istio::ensure()?;
+    with_workloads(name, options, |w| async move {
+        let made = images::istio(w.link.fleet.components(), &source)?;
+        w.child().load_images(&made).await?;
+        let [proxy, pilot] = made.map(|image| image.name);
+        let parts = Parts {
+            source,
+            proxy,
+            pilot,
+        };
+        test(w, parts).await
     })
 }
 
@@ -161,6 +201,117 @@ impl Workloads {
         let to = format!("pod/{pod}");
         let way = self.child().forward("istio-system", &to, CA_PORT).await?;
         Issuer::connect(way, CA, &self.root).await
+    }
+
+    /// A pod in the tests' namespace that talks to `peer`.
+    fn sidecar<'a>(
+        &'a self,
+        image: &'a str,
+        name: &'a str,
+        peer: &'a str,
+        ca: &'a str,
+        env: &'a [(&'a str, &'a str)],
+    ) -> Sidecar<'a> {
+        Sidecar {
+            image,
+            namespace: NAMESPACE,
+            name,
+            cluster: self.child().name(),
+            trust_domain: &self.trust_domain,
+            ca,
+            peer,
+            env,
+        }
+    }
+
+    /// Starts two pods that talk to each other, and returns once a request has passed between them, with its headers.
+    async fn pair(&self, parts: &Parts, ca: &str, envs: [&[(&str, &str)]; 2]) -> Result<String> {
+        let [server, client] = envs;
+        let server = self.sidecar(&parts.proxy, "server", "client", ca, server);
+        let client = self.sidecar(&parts.proxy, "client", "server", ca, client);
+        for pod in [&server, &client] {
+            self.child().apply(&pod.manifest()).await?;
+        }
+        let answer = wait_for("a request through both Envoys", PODS, || async {
+            let seen = match self.request().await {
+                Ok(seen) => seen,
+                Err(error) => return Ok(Err(self.why(&format!("{error:#}")).await)),
+            };
+            Ok(if seen.contains("200 OK") {
+                Ok(seen)
+            } else {
+                Err(self.why(&seen).await)
+            })
+        })
+        .await?;
+        for (header, identity) in [("x-client", &client), ("x-server", &server)] {
+            let expected = format!("{header}: {}", identity.identity());
+            ensure!(answer.contains(&expected), "no {expected:?} in {answer}");
+        }
+        ensure!(answer.contains("x-tls: TLSv1.3"), "{answer}");
+        Ok(answer)
+    }
+
+    /// What is known when a request does not pass: the answer and the last words of both pods.
+    async fn why(&self, seen: &str) -> String {
+        let mut text = seen.to_owned();
+        for pod in ["server", "client"] {
+            let args = ["-n", NAMESPACE, "logs", pod, "--tail=3"];
+            let said = self.child().kubectl(&args).await;
+            text = format!(
+                "{text}; {pod}: {}",
+                said.unwrap_or_else(|e| format!("{e:#}"))
+            );
+        }
+        text
+    }
+
+    /// One request from the client's Envoy to the server's: what came back, with headers.
+    async fn request(&self) -> Result<String> {
+        let url = format!("http://{}:8080/", self.address("client").await?);
+        self.child()
+            .on_node(&["curl", "-s", "-i", "-m", "5", &url])
+            .await
+    }
+
+    /// Address of a pod in the tests' namespace.
+    async fn address(&self, pod: &str) -> Result<String> {
+        let pods: Api<Pod> = Api::namespaced(self.child().client(), NAMESPACE);
+        let found = pods.get(pod).await?;
+        found
+            .status
+            .and_then(|s| s.pod_ip)
+            .with_context(|| format!("{pod} has no address"))
+    }
+
+    /// What the Envoy of a pod holds.
+    async fn held(&self, pod: &str) -> Result<Held> {
+        wait_for("an Envoy with certificates", PODS, || async {
+            Ok(match sidecar::held(self.child(), NAMESPACE, pod).await {
+                Ok(Some(held)) => Ok(held),
+                Ok(None) => Err("it has none".to_owned()),
+                Err(error) => Err(format!("{error:#}")),
+            })
+        })
+        .await
+    }
+
+    /// The chain that a pod's Envoy holds leads to the mesh's root, says OpenSSL, through an intermediate of the child.
+    async fn verified(&self, pod: &str) -> Result<()> {
+        let held = self.held(pod).await?;
+        let (leaf, rest) = held.chain.split_first().context("an empty chain")?;
+        let verdict = x509::verify(leaf, rest, std::slice::from_ref(&self.root))?;
+        let status = mesh_agent(self.child())
+            .await?
+            .status
+            .context("no status")?;
+        let ours = status.intermediates;
+        ensure!(
+            ours.iter().any(|i| rest.contains(&i.certificate)),
+            "no intermediate of the child in the chain of {pod}: {verdict}"
+        );
+        println!("{pod}: {}", verdict.trim().replace('\n', ", "));
+        Ok(())
     }
 
     /// A token of a service account, for an audience, bound to a pod if one is named.

@@ -1,0 +1,254 @@
+//! The member's own istiod signs, with an intermediate that the agent gives to it.
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::Api;
+use mesh_e2e::{Cluster, progress, wait_for, x509};
+use serde_json::json;
+
+use super::{NAMESPACE, Parts, Workloads, mesh_agent, with_istio};
+use crate::{PODS, SOON};
+
+/// Name under which istiod is called.
+const ISTIOD: &str = "istiod.istio-system.svc:15012";
+/// What istiod leaves behind that no chart removes.
+const WEBHOOKS: [&str; 2] = [
+    "validatingwebhookconfigurations",
+    "mutatingwebhookconfigurations",
+];
+
+/// Installs Istio's own charts.
+async fn install(w: &Workloads, parts: &Parts) -> Result<()> {
+    let values = json!({
+        "image": parts.pilot,
+        "autoscaleEnabled": false,
+        "telemetry": { "enabled": false },
+        "resources": { "requests": { "cpu": "10m", "memory": "128Mi" } },
+        "env": { "ISTIO_MULTIROOT_MESH": "true", "CLOUD_PLATFORM": "none" },
+        "meshConfig": { "trustDomain": w.trust_domain },
+        "global": { "multiCluster": { "clusterName": w.child().name() }, "network": "" },
+    });
+    let folder = x509::folder()?;
+    let file = folder.join("values.json");
+    std::fs::write(&file, values.to_string())?;
+    let result = async {
+        for (release, chart) in [
+            ("istio-base", "manifests/charts/base"),
+            ("istiod", "manifests/charts/istio-control/istio-discovery"),
+        ] {
+            let chart = parts.source.file(chart).display().to_string();
+            let file = file.display().to_string();
+            let mut args = vec![
+                "upgrade",
+                "--install",
+                release,
+                &chart,
+                "-n",
+                "istio-system",
+            ];
+            if release == "istiod" {
+                args.extend(["-f", &file]);
+            }
+            w.child().helm(&args).await?;
+        }
+        anyhow::Ok(())
+    }
+    .await;
+    std::fs::remove_dir_all(&folder)?;
+    result
+}
+
+/// Removes all of it; webhooks first, which would refuse things when nobody answers them any more.
+async fn remove(child: &Cluster) -> Result<()> {
+    for kind in WEBHOOKS {
+        child
+            .kubectl(&[
+                "delete",
+                kind,
+                "-l",
+                "app.kubernetes.io/part-of=istio",
+                "--ignore-not-found",
+            ])
+            .await?;
+    }
+    for release in ["istiod", "istio-base"] {
+        let args = [
+            "uninstall",
+            release,
+            "-n",
+            "istio-system",
+            "--ignore-not-found",
+            "--wait",
+        ];
+        child.helm(&args).await?;
+    }
+    // istiod brings one of its own besides the chart's
+    for kind in WEBHOOKS {
+        let named = child.kubectl(&["get", kind, "-o", "name"]).await?;
+        for name in named.lines().filter(|n| n.contains("istio")) {
+            child
+                .kubectl(&["delete", name, "--ignore-not-found"])
+                .await?;
+        }
+    }
+    let crds = child.kubectl(&["get", "crd", "-o", "name"]).await?;
+    let crds: Vec<&str> = crds.lines().filter(|n| n.ends_with(".istio.io")).collect();
+    if !crds.is_empty() {
+        child
+            .kubectl(&[&["delete", "--timeout=60s"], crds.as_slice()].concat())
+            .await?;
+    }
+    for kind in ["configmaps", "leases"] {
+        let named = child
+            .kubectl(&["-n", "istio-system", "get", kind, "-o", "name"])
+            .await?;
+        for name in named.lines().filter(|n| {
+            n.ends_with("-election")
+                || n.ends_with("-leader")
+                || n.ends_with("istio-sidecar-injector")
+        }) {
+            child
+                .kubectl(&["-n", "istio-system", "delete", name, "--ignore-not-found"])
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn istiod_signs_with_an_intermediate_of_ours() -> Result<()> {
+    with_istio(
+        "istiod",
+        json!({ "issuer": "istiod" }),
+        |w, parts| async move {
+            let result = istiod(&w, &parts).await;
+            let evidence = if result.is_err() {
+                w.child()
+                    .kubectl(&[
+                        "-n",
+                        "istio-system",
+                        "logs",
+                        "-l",
+                        "app=istiod",
+                        "--tail=60",
+                    ])
+                    .await
+                    .unwrap_or_else(|e| format!("{e:#}"))
+            } else {
+                String::new()
+            };
+            if !evidence.is_empty() {
+                progress::step(evidence);
+            }
+            remove(w.child()).await?;
+            result
+        },
+    )
+}
+
+async fn istiod(w: &Workloads, parts: &Parts) -> Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(w.child().client(), "istio-system");
+    let entries = wait_for("Secret cacerts", PODS, || async {
+        let found = secrets.get_opt("cacerts").await?;
+        let told = mesh_agent(w.child())
+            .await?
+            .status
+            .and_then(|s| s.workloads);
+        Ok(match (found, told) {
+            (Some(secret), Some(told)) if told.cacerts.is_some() => {
+                Ok(secret.data.unwrap_or_default())
+            }
+            (found, told) => Err(format!(
+                "{}, {told:?}",
+                if found.is_some() { "there" } else { "none" }
+            )),
+        })
+    })
+    .await?;
+    let names: Vec<&str> = entries.keys().map(String::as_str).collect();
+    println!("cacerts holds {names:?}");
+    let root = entries.get("root-cert.pem").context("no root-cert.pem")?;
+    ensure!(root.0 == w.root.as_bytes(), "another root in cacerts");
+
+    install(w, parts).await?;
+    w.child()
+        .kubectl(&[
+            "-n",
+            "istio-system",
+            "rollout",
+            "status",
+            "deployment/istiod",
+            "--timeout=120s",
+        ])
+        .await?;
+    // istiod says when the root it has loaded ends
+    let ends = x509::not_after(&w.root)?.as_second();
+    wait_for("istiod to hold our root", PODS, || async {
+        let metrics = metrics(w.child()).await;
+        let line = metrics.as_deref().ok().and_then(|text| {
+            text.lines()
+                .find_map(|l| l.strip_prefix("citadel_server_root_cert_expiry_timestamp "))
+        });
+        let seen = line.and_then(|l| l.trim().parse::<f64>().ok());
+        Ok(match seen {
+            #[expect(clippy::cast_possible_truncation, reason = "seconds")]
+            Some(seen) if seen as i64 == ends => Ok(()),
+            seen => Err(format!("{seen:?}, and not {ends}; {:?}", metrics.err())),
+        })
+    })
+    .await?;
+    root_in(w, NAMESPACE).await?;
+
+    let answer = w.pair(parts, ISTIOD, [&[], &[]]).await?;
+    println!("{}", answer.trim());
+    for pod in ["server", "client"] {
+        w.verified(pod).await?;
+        ensure!(
+            w.held(pod).await?.roots == [w.root.clone()],
+            "{pod} trusts others"
+        );
+    }
+
+    // a namespace that comes gets the root
+    let late = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "workloads-late" } }).to_string();
+    w.child().apply(&late).await?;
+    let there = root_in(w, "workloads-late").await;
+    w.child().delete(&late).await?;
+    there
+}
+
+/// Waits until a namespace has our root, as proxies look for it.
+async fn root_in(w: &Workloads, namespace: &str) -> Result<()> {
+    let maps: Api<ConfigMap> = Api::namespaced(w.child().client(), namespace);
+    let started = std::time::Instant::now();
+    wait_for(&format!("the root in {namespace}"), SOON, || async {
+        let found = maps.get_opt("istio-ca-root-cert").await?;
+        let text = found.and_then(|m| m.data?.remove("root-cert.pem"));
+        Ok(match text {
+            Some(text) if text == w.root => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+    })
+    .await?;
+    println!(
+        "the root is in {namespace} after {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// istiod's metrics.
+async fn metrics(child: &Cluster) -> Result<String> {
+    let args = [
+        "-n",
+        "istio-system",
+        "get",
+        "service",
+        "istiod",
+        "-o",
+        "jsonpath={.spec.clusterIP}",
+    ];
+    let address = child.kubectl(&args).await?;
+    let url = format!("http://{address}:15014/metrics");
+    child.on_node(&["curl", "-sf", "-m", "5", &url]).await
+}
