@@ -97,18 +97,10 @@ impl Cluster {
     /// from now on run it.
     pub async fn load_image_as(&self, image: &Image, name: &str) -> Result<()> {
         self.load_images(std::slice::from_ref(image)).await?;
-        let mut command = nodes::inside(&self.handle)?;
-        command.args([
-            "ctr",
-            "-n",
-            "k8s.io",
-            "images",
-            "tag",
-            "--force",
-            &image.name,
-            name,
-        ]);
-        exec::run_async(command).await.map(drop)
+        if image.name == name {
+            return Ok(());
+        }
+        self.provider.rename(&self.handle, image, name).await
     }
 
     /// Applies YAML documents; `{{image:<short>}}` stands for an image of the fleet.

@@ -155,7 +155,7 @@ impl Provider for Nodes {
         std::fs::create_dir_all(&known)?;
         for image in images {
             // the name of the tar has the hash, the name of the image need not
-            let mark = known.join(image.name.replace(['/', ':'], "_"));
+            let mark = mark(&known, &image.name);
             let have = std::fs::read_to_string(&mark).unwrap_or_default();
             if have == image.tar.display().to_string() {
                 continue;
@@ -169,6 +169,16 @@ impl Provider for Nodes {
                 .with_context(|| format!("failed to load {} into {}", image.name, cluster.name))?;
             std::fs::write(&mark, image.tar.display().to_string())?;
         }
+        Ok(())
+    }
+
+    async fn rename(&self, cluster: &Handle, image: &Image, name: &str) -> Result<()> {
+        let mut command = inside(cluster)?;
+        command.args(["ctr", "-n", "k8s.io", "images", "tag", "--force"]);
+        command.args([image.name.as_str(), name]);
+        exec::run_async(command).await?;
+        let known = self.dir(cluster).join("images");
+        std::fs::write(mark(&known, name), image.tar.display().to_string())?;
         Ok(())
     }
 
@@ -320,6 +330,11 @@ fn forget(file: &Path) -> Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
         _ => Ok(()),
     }
+}
+
+/// Where is written which tar an image of this name came from.
+fn mark(known: &Path, name: &str) -> PathBuf {
+    known.join(name.replace(['/', ':'], "_"))
 }
 
 #[cfg(test)]

@@ -63,6 +63,13 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     fn states(&self) -> Result<Vec<State>>;
     /// Puts images into a cluster; those it has already cost nothing.
     fn load(&self, cluster: &Handle, images: &[Image]) -> impl Future<Output = Result<()>> + Send;
+    /// Gives an image, which is loaded, another image's name. Loading that one then takes the name back.
+    fn rename(
+        &self,
+        cluster: &Handle,
+        image: &Image,
+        name: &str,
+    ) -> impl Future<Output = Result<()>> + Send;
     /// Breaks something. Breaking what is broken already is no error.
     fn hurt(&self, cluster: &Handle, what: &Hurt) -> impl Future<Output = Result<()>> + Send;
     /// Mends what [`Provider::hurt`] broke. Mending what is whole is no error.

@@ -9,6 +9,7 @@ mod faults;
 mod link;
 mod outages;
 mod removal;
+mod renewal;
 mod rest;
 mod workloads;
 
