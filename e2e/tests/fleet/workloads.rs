@@ -9,6 +9,7 @@ mod refusals;
 mod replicas;
 mod rights;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -250,6 +251,59 @@ impl Workloads {
         }
         ensure!(answer.contains("x-tls: TLSv1.3"), "{answer}");
         Ok(answer)
+    }
+
+    /// Does something while the child's agent is told of these roots. The product cannot be asked for that yet, so its
+    /// controllers are stopped meanwhile and the agent is told by hand; afterwards they take it back.
+    async fn trusting(
+        &self,
+        roots: &BTreeSet<String>,
+        what: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
+        self.controllers("--replicas=0").await?;
+        let result = async {
+            wait_for("no controller", PODS, || async {
+                let args = [
+                    "-n",
+                    "istio-system",
+                    "get",
+                    "pods",
+                    "-l",
+                    "app=mesh-controller",
+                    "-o",
+                    "name",
+                ];
+                let left = self.link.management.kubectl(&args).await?;
+                Ok(if left.trim().is_empty() {
+                    Ok(())
+                } else {
+                    Err(left)
+                })
+            })
+            .await?;
+            let spec = mesh_agent(self.child()).await?.spec;
+            let told = spec.workloads.context("nothing about workloads")?;
+            let bundle = json!({ "generation": told.bundle.generation + 1, "roots": roots });
+            let api: Api<MeshAgent> = Api::namespaced(self.child().client(), "istio-system");
+            let change = json!({ "spec": { "workloads": { "bundle": bundle } } });
+            api.patch("mesh", &PatchParams::default(), &Patch::Merge(change))
+                .await?;
+            what.await
+        }
+        .await;
+        self.controllers("--replicas=2").await?;
+        result
+    }
+
+    async fn controllers(&self, replicas: &str) -> Result<()> {
+        let args = [
+            "-n",
+            "istio-system",
+            "scale",
+            "deployment/mesh-controller",
+            replicas,
+        ];
+        self.link.management.kubectl(&args).await.map(drop)
     }
 
     /// What is known when a request does not pass: the answer and the last words of both pods.

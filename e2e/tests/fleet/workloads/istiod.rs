@@ -1,11 +1,14 @@
 //! The member's own istiod signs, with an intermediate that the agent gives to it.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
 use mesh_e2e::{Cluster, progress, wait_for, x509};
 use serde_json::json;
 
+use super::proxies::{CURVE, trusts};
 use super::{NAMESPACE, Parts, Workloads, mesh_agent, with_istio};
 use crate::{PODS, SOON};
 
@@ -199,7 +202,7 @@ async fn istiod(w: &Workloads, parts: &Parts) -> Result<()> {
     .await?;
     root_in(w, NAMESPACE).await?;
 
-    let answer = w.pair(parts, ISTIOD, [&[], &[]]).await?;
+    let answer = w.pair(parts, ISTIOD, [CURVE, CURVE]).await?;
     println!("{}", answer.trim());
     for pod in ["server", "client"] {
         w.verified(pod).await?;
@@ -208,6 +211,19 @@ async fn istiod(w: &Workloads, parts: &Parts) -> Result<()> {
             "{pod} trusts others"
         );
     }
+
+    // other roots: istiod takes them from the mounted Secret and hands them on
+    let both = BTreeSet::from([w.root.clone(), x509::root("another root")?]);
+    w.trusting(&both, async {
+        trusts(w, &both).await?;
+        let lost = w.many(100).await?;
+        ensure!(lost.is_none(), "with two roots: {lost:?}");
+        Ok(())
+    })
+    .await?;
+    trusts(w, &BTreeSet::from([w.root.clone()])).await?;
+    let lost = w.many(100).await?;
+    ensure!(lost.is_none(), "with one root again: {lost:?}");
 
     // a namespace that comes gets the root
     let late = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "workloads-late" } }).to_string();

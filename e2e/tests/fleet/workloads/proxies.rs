@@ -4,22 +4,19 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-use mesh_api::agent::MeshAgent;
 use mesh_e2e::{wait_for, x509};
 use serde_json::json;
 
-use super::{CA, LONG, Workloads, mesh_agent, with_istio};
-use crate::PODS;
+use super::{CA, LONG, Workloads, with_istio};
 
 /// Certificates of half a minute, on a curve and with RSA (which is pilot-agent's default).
-const CURVE: &[(&str, &str)] = &[("SECRET_TTL", "30s"), ("ECC_SIGNATURE_ALGORITHM", "ECDSA")];
+pub(super) const CURVE: &[(&str, &str)] =
+    &[("SECRET_TTL", "30s"), ("ECC_SIGNATURE_ALGORITHM", "ECDSA")];
 const RSA: &[(&str, &str)] = &[("SECRET_TTL", "30s")];
 
 impl Workloads {
     /// Sends requests, each over new connections between both Envoys, and returns what was lost.
-    async fn many(&self, count: u32) -> Result<Option<String>> {
+    pub(super) async fn many(&self, count: u32) -> Result<Option<String>> {
         let url = format!("http://{}:8080/", self.address("client").await?);
         let command = ["fetch", "many", "-n", &count.to_string(), &url];
         let seen = self.child().exec("kof", "deploy/client", &command).await?;
@@ -74,62 +71,14 @@ fn pilot_agent_follows_a_change_of_the_bundle() -> Result<()> {
     with_istio("bundle", options, |w, parts| async move {
         let ca = format!("{CA}:443");
         w.pair(&parts, &ca, [CURVE, CURVE]).await?;
-        // The product has no knob for it yet: its controller is stopped, and the agent is told by hand.
-        let controller = |replicas: &'static str| {
-            let management = w.link.management.clone();
-            async move {
-                let args = [
-                    "-n",
-                    "istio-system",
-                    "scale",
-                    "deployment/mesh-controller",
-                    replicas,
-                ];
-                management.kubectl(&args).await.map(drop)
-            }
-        };
-        let result = async {
-            controller("--replicas=0").await?;
-            wait_for("no controller", PODS, || async {
-                let args = [
-                    "-n",
-                    "istio-system",
-                    "get",
-                    "pods",
-                    "-l",
-                    "app=mesh-controller",
-                    "-o",
-                    "name",
-                ];
-                let left = w.link.management.kubectl(&args).await?;
-                Ok(if left.trim().is_empty() {
-                    Ok(())
-                } else {
-                    Err(left)
-                })
-            })
-            .await?;
-            let second = x509::root("another root")?;
-            let told = mesh_agent(w.child())
-                .await?
-                .spec
-                .workloads
-                .context("nothing")?;
-            let bundle =
-                json!({ "generation": told.bundle.generation + 1, "roots": [w.root, second] });
-            let api: Api<MeshAgent> = Api::namespaced(w.child().client(), "istio-system");
-            let change = json!({ "spec": { "workloads": { "bundle": bundle } } });
-            api.patch("mesh", &PatchParams::default(), &Patch::Merge(change))
-                .await?;
-            let both = BTreeSet::from([w.root.clone(), second]);
+        let both = BTreeSet::from([w.root.clone(), x509::root("another root")?]);
+        w.trusting(&both, async {
             trusts(&w, &both).await?;
             let lost = w.many(100).await?;
             ensure!(lost.is_none(), "with two roots: {lost:?}");
-            anyhow::Ok(())
-        }
-        .await;
-        controller("--replicas=2").await?;
-        result?;
+            Ok(())
+        })
+        .await?;
         // and back: the controller knows one root only
         trusts(&w, &BTreeSet::from([w.root.clone()])).await?;
         let lost = w.many(100).await?;
@@ -139,7 +88,7 @@ fn pilot_agent_follows_a_change_of_the_bundle() -> Result<()> {
 }
 
 /// Waits until both Envoys trust these roots and no others.
-async fn trusts(w: &Workloads, roots: &BTreeSet<String>) -> Result<()> {
+pub(super) async fn trusts(w: &Workloads, roots: &BTreeSet<String>) -> Result<()> {
     for pod in ["server", "client"] {
         let started = Instant::now();
         wait_for(&format!("{} roots in {pod}", roots.len()), LONG, || async {
