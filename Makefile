@@ -56,7 +56,8 @@ unit: build $(DNSMASQ) $(SOFTHSM) $(PKCS11_TOOL) $(CERTTOOL) ## Everything that 
 	ENVOY_BIN=$$($(E2E) program envoy | tail -n 1) JUDGE_BIN=$$($(E2E) program judge | tail -n 1) \
 	  $(TESTS) --lib --bins --test envoy --test conformance -- --include-ignored
 
-fleet-tests: build ## The tests on real clusters
+fleet-tests: build $(SOFTHSM) $(PKCS11_TOOL) ## The tests on real clusters
+	$(E2E) prepare
 	$(TESTS) --test fleet -- --test-threads=1 --nocapture
 	$(E2E) down
 

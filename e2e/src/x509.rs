@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 
 use crate::exec;
@@ -52,31 +52,34 @@ pub fn request_with(key: &[&str], extensions: &[&str]) -> Result<String> {
 
 /// A root that nobody uses, PEM.
 pub fn root(name: &str) -> Result<String> {
-    in_folder(|folder| {
-        let subject = format!("/CN={name}");
-        openssl(
-            folder,
-            &[
-                "req",
-                "-x509",
-                "-nodes",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-keyout",
-                "key.pem",
-                "-subj",
-                &subject,
-                "-days",
-                "30",
-                "-addext",
-                "basicConstraints=critical,CA:TRUE",
-                "-addext",
-                "keyUsage=critical,keyCertSign,cRLSign",
-            ],
-        )
-    })
+    in_folder(|folder| root_with_key(name, folder))
+}
+
+/// A root, PEM, whose key is left in `key.pem` in this folder.
+pub fn root_with_key(name: &str, folder: &Path) -> Result<String> {
+    let subject = format!("/CN={name}");
+    openssl(
+        folder,
+        &[
+            "req",
+            "-x509",
+            "-nodes",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-keyout",
+            "key.pem",
+            "-subj",
+            &subject,
+            "-days",
+            "3650",
+            "-addext",
+            "basicConstraints=critical,CA:TRUE",
+            "-addext",
+            "keyUsage=critical,keyCertSign,cRLSign",
+        ],
+    )
 }
 
 /// A certificate in words: `openssl x509 -noout -text`.
@@ -141,6 +144,20 @@ pub fn verify(leaf: &str, intermediates: &[String], roots: &[String]) -> Result<
         }
         words.push("leaf.pem");
         openssl(folder, &words)
+    })
+}
+
+/// Has OpenSSL verify a revocation list of this CA; returns it in words.
+pub fn verify_list(list: &str, ca: &str) -> Result<String> {
+    in_folder(|folder| {
+        std::fs::write(folder.join("list.pem"), list)?;
+        std::fs::write(folder.join("ca.pem"), ca)?;
+        // the verdict is on stderr, and not always in the exit code
+        let script =
+            "openssl crl -in list.pem -CAfile ca.pem -noout -verify -issuer -nextupdate 2>&1";
+        let said = exec::run(exec::command("sh", ["-ec", script]).current_dir(folder))?;
+        ensure!(said.contains("verify OK"), "{said}");
+        Ok(said)
     })
 }
 

@@ -11,6 +11,7 @@ mod outages;
 mod removal;
 mod renewal;
 mod rest;
+mod token;
 mod workloads;
 
 use std::time::Duration;
