@@ -108,6 +108,11 @@ impl Sidecar<'_> {
                 json!({ "configMap": { "name": "istio-ca-root-cert" } }),
             ),
             (
+                "istio-ca-crl",
+                "/var/run/secrets/istio/crl",
+                json!({ "configMap": { "name": "istio-ca-crl", "optional": true } }),
+            ),
+            (
                 "workload-socket",
                 "/var/run/secrets/workload-spiffe-uds",
                 json!({ "emptyDir": {} }),

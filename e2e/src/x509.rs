@@ -161,6 +161,20 @@ pub fn verify_list(list: &str, ca: &str) -> Result<String> {
     })
 }
 
+/// The revocation lists of a PEM text, each in words.
+pub fn lists(pem: &str) -> Result<Vec<String>> {
+    const END: &str = "-----END X509 CRL-----";
+    let texts = pem.split_inclusive(END).filter(|t| t.contains(END));
+    texts
+        .map(|list| {
+            in_folder(|folder| {
+                std::fs::write(folder.join("list.pem"), list)?;
+                openssl(folder, &["crl", "-in", "list.pem", "-noout", "-text"])
+            })
+        })
+        .collect()
+}
+
 /// A JSON web token with other claims, signed (RS256) with the key in this file.
 pub fn resign(
     token: &str,

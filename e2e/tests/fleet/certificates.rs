@@ -41,17 +41,7 @@ fn a_revoked_intermediate_is_refused_by_a_real_envoy_and_the_next_one_is_taken()
 
 async fn refused_while_nothing_else_is_there(link: &Link, leaked: &Intermediate) -> Result<()> {
     let before = unknown_callers(link).await?;
-    let wish = json!({ "spec": { "revoked": [{ "serial": leaked.serial, "reason": "test" }] } });
-    link.management
-        .kubectl(&[
-            "patch",
-            "mesh",
-            "default",
-            "--type=merge",
-            "-p",
-            &wish.to_string(),
-        ])
-        .await?;
+    revoke(link, &leaked.serial).await?;
     let seconds = wait_for("the revocation to be done", SOON, || async {
         let status = mesh_status(link).await?;
         let told = list(&status, "/revocations")
@@ -110,7 +100,8 @@ fn same(serial: Option<&str>, other: &str) -> bool {
     serial.is_some_and(|serial| serial.trim_start_matches('0') == other.trim_start_matches('0'))
 }
 
-async fn newest(link: &Link) -> Result<Intermediate> {
+/// The newest intermediate of the child.
+pub(crate) async fn newest(link: &Link) -> Result<Intermediate> {
     let member = scenario::member(&link.management, "child1").await?;
     member
         .status
@@ -127,6 +118,14 @@ async fn mesh_status(link: &Link) -> Result<Value> {
     mesh.get("status")
         .cloned()
         .context("the Mesh has no status")
+}
+
+/// Says in the default mesh that nobody is to believe the intermediate of this serial number any more.
+pub(crate) async fn revoke(link: &Link, serial: &str) -> Result<()> {
+    let wish = json!({ "spec": { "revoked": [{ "serial": serial, "reason": "test" }] } });
+    let wish = wish.to_string();
+    let patch = ["patch", "mesh", "default", "--type=merge", "-p", &wish];
+    link.management.kubectl(&patch).await.map(drop)
 }
 
 async fn unknown_callers(link: &Link) -> Result<u64> {

@@ -4,6 +4,7 @@
 //! switches them off again, whatever happened.
 
 mod istiod;
+mod lists;
 mod proxies;
 mod refusals;
 mod replicas;
