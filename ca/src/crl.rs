@@ -378,6 +378,19 @@ where
     Ok(text)
 }
 
+/// The lists of a text, each as a text of its own: [`merge_crls`] the other way round. Other blocks are skipped.
+///
+/// # Errors
+///
+/// When the text is too long, or is not PEM.
+pub fn split_crls(text: &str) -> Result<Vec<String>, Error> {
+    let lists = lists(text)?;
+    Ok(lists
+        .iter()
+        .map(|der| pem::write(LABEL, der.to_vec()))
+        .collect())
+}
+
 fn refusal(reason: impl Into<String>) -> Error {
     Error::ReadCrl {
         reason: reason.into(),

@@ -11,9 +11,9 @@ use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use crate::{
-    Authority, CertFacts, Error, Issued, PrivateKey, VerifyError, bundle, crl,
+    Authority, CertFacts, Error, Issued, PrivateKey, VerifyError, bundle,
     facts::read_facts,
-    merge_crls, pem,
+    merge_crls, pem, split_crls,
     verify::{believe, trial_leaf},
     verify_crl,
 };
@@ -309,11 +309,7 @@ fn complete_lists(
     now: Timestamp,
 ) -> Result<String, VerifyError> {
     let merged = merge_crls([text]).map_err(VerifyError::ReadList)?;
-    let lists: Vec<String> = crl::lists(&merged)
-        .map_err(VerifyError::ReadList)?
-        .iter()
-        .map(|der| pem::write(crl::LABEL, der.to_vec()))
-        .collect();
+    let lists = split_crls(&merged).map_err(VerifyError::ReadList)?;
     for text in [chain, roots] {
         for (index, ca) in pem::certificates(text)
             .map_err(VerifyError::ReadChain)?

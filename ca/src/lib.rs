@@ -13,7 +13,7 @@
 //! | judge a request | [`check_csr`] |
 //! | sign | [`Authority::sign_intermediate`], [`Authority::sign_leaf`], [`Authority::sign_server`] |
 //! | write what Istio's programs read | [`answer`], [`Answers`], [`cacerts`] |
-//! | revoke | [`Authority::sign_crl`], [`verify_crl`], [`merge_crls`] |
+//! | revoke | [`Authority::sign_crl`], [`verify_crl`], [`merge_crls`], [`split_crls`] |
 //! | see what a certificate says | [`facts`] |
 //! | judge a chain | [`verify_leaf`], [`verify_intermediate`] |
 //!
@@ -38,7 +38,7 @@ pub use adopt::{AdoptionFinding, Severity, adopt_check, adopt_check_public};
 pub use authority::{Authority, Issued, RootMaterial};
 pub use crl::{
     CrlFacts, IssuedCrl, RevocationReason, RevokedSerial, crl_facts, merge_crls, next_crl_number,
-    verify_crl,
+    split_crls, verify_crl,
 };
 pub use csr::{CSR_MAX, CheckedCsr, CsrRefusal, Requested, check_csr};
 pub use error::Error;

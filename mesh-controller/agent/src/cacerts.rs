@@ -2,14 +2,17 @@
 //!
 //! It is given the intermediate that this agent holds. What istiod signs is not seen here, so the ledger speaks of all of it: until the
 //! intermediate ends. That is written before istiod is given the key.
+//!
+//! It is made only when istiod is to be the issuer. When that changes it is kept as it should be as long as it is there: an istiod that finds none
+//! when it starts makes a root of its own, which nobody trusts.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use mesh_api::{agent::Workloads as Wish, mesh::WorkloadIssuer};
-use mesh_ca::{BundleChange, CaCerts, PrivateKey, bundle, bundle_change};
-use mesh_cluster::agent_io::{AgentIoError, Intent, Made, OwnCluster, SecretSeen, Seen};
-use mesh_core::{facts::Obstacle, ledger::Pair};
+use mesh_ca::{BundleChange, CaCerts, PrivateKey, VerifyError, bundle, bundle_change};
+use mesh_cluster::agent_io::{AgentIoError, Intent, OwnCluster, SecretSeen, Seen};
+use mesh_core::{facts::Obstacle, ledger::Pair, revocation::proxies::Reader};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -19,7 +22,8 @@ use zeroize::Zeroizing;
 use crate::{
     intermediate::{Entries, Signer, chain_of, key_entry},
     jitter,
-    report::{Board, present},
+    lists::{Choice, Met, Same, Text, Worked, count, maps::ENTRY as LISTS},
+    report::{Board, Cacerts, Draft, present},
     wanted::Wanted,
 };
 
@@ -27,6 +31,8 @@ use crate::{
 const ROOTS: &str = "root-cert.pem";
 /// How often the Secret is looked at when nothing else happens.
 const LOOK: Duration = Duration::from_secs(30);
+/// How soon it is looked whether the own intermediates are known.
+const SOON: Duration = Duration::from_millis(300);
 /// How long to wait for the ledger.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -37,6 +43,7 @@ pub(crate) struct Keeper {
     pub(crate) wanted: watch::Receiver<Option<Arc<Wanted>>>,
     pub(crate) signer: watch::Receiver<Option<Signer>>,
     pub(crate) board: Board,
+    pub(crate) met: Worked<(Same, Draft), Met>,
 }
 
 /// What is to be done about the Secret.
@@ -50,13 +57,23 @@ enum Next {
     Refused(Obstacle),
 }
 
+fn is_ours(read: &SecretSeen, marks: &BTreeMap<String, String>) -> bool {
+    let ours = |(key, value): (&String, &String)| read.labels.get(key) == Some(value);
+    marks.iter().all(ours)
+}
+
+/// An entry as text.
+fn text(entries: &Entries, name: &str) -> String {
+    let bytes = entries.get(name).map(|bytes| bytes.as_slice());
+    String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+}
+
 fn decide(read: Option<&SecretSeen>, wanted: &Entries, marks: &BTreeMap<String, String>) -> Next {
     let Some(read) = read else {
         return Next::Write;
     };
     let object = "Secret istio-system/cacerts";
-    let ours = |(key, value): (&String, &String)| read.labels.get(key) == Some(value);
-    if !marks.iter().all(ours) {
+    if !is_ours(read, marks) {
         return Next::Refused(Obstacle::new(
             "CacertsForeign",
             format!(
@@ -67,11 +84,7 @@ fn decide(read: Option<&SecretSeen>, wanted: &Entries, marks: &BTreeMap<String, 
     if read.data == *wanted {
         return Next::Nothing;
     }
-    let text = |entries: &Entries| -> String {
-        let bytes = entries.get(ROOTS).map(|bytes| bytes.as_slice());
-        String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
-    };
-    let (old, new) = (text(&read.data), text(wanted));
+    let (old, new) = (text(&read.data, ROOTS), text(wanted, ROOTS));
     if old.is_empty() || bundle_change(&old, &new) == BundleChange::Allowed {
         return Next::Write;
     }
@@ -94,6 +107,14 @@ fn obstacle(error: &dyn std::error::Error) -> Obstacle {
     Obstacle::new("CacertsNotWritten", chain_of(error))
 }
 
+/// What a look came to.
+enum Looked {
+    /// It changed, or is about to: to be looked at again at once.
+    Again,
+    /// It is as it should be.
+    Rest(Cacerts),
+}
+
 impl Keeper {
     /// Keeps the Secret, for ever.
     pub(crate) async fn run(mut self) {
@@ -102,20 +123,20 @@ impl Keeper {
             let wanted = self.wanted.borrow_and_update().clone();
             let signer = self.signer.borrow_and_update().clone();
             let mut pause = jitter::around(LOOK);
-            let wish = wanted.as_deref().and_then(|wanted| {
-                let wish = wanted.spec.workloads.as_ref()?;
-                (wish.issuer == WorkloadIssuer::Istiod).then_some((wanted, wish))
-            });
+            let wish = wanted
+                .as_ref()
+                .and_then(|wanted| Some((wanted, wanted.spec.workloads.as_ref()?)));
             match (wish, &signer) {
-                (None, _) => self.board.cacerts(None, None),
+                (None, _) => self.board.cacerts(Cacerts::default()),
                 (Some(_), None) => {}
-                (Some((wanted, wish)), Some(signer)) => {
+                (Some(_), Some(signer)) if !self.knows(signer) => pause = SOON,
+                (Some(wish), Some(signer)) => {
                     if present(&mut self.intents).is_some() {
-                        match self.step((wanted, wish), signer).await {
-                            Ok(true) => continue,
-                            Ok(false) => {
+                        match self.step(wish, signer).await {
+                            Ok(Looked::Again) => continue,
+                            Ok(Looked::Rest(found)) => {
                                 failures = 0;
-                                self.board.cacerts(Some(signer.generation), None);
+                                self.board.cacerts(found);
                             }
                             Err(why) => {
                                 if failures == 0 {
@@ -127,7 +148,11 @@ impl Keeper {
                                 }
                                 failures += 1;
                                 pause = jitter::backoff(failures);
-                                self.board.cacerts(None, Some(why));
+                                let why = Some(why);
+                                self.board.cacerts(Cacerts {
+                                    why,
+                                    ..Cacerts::default()
+                                });
                             }
                         }
                     }
@@ -141,13 +166,25 @@ impl Keeper {
         }
     }
 
-    /// One look and at most one write; whether to look again at once.
+    /// What is known of the own intermediates speaks of this one.
+    fn knows(&self, signer: &Signer) -> bool {
+        let said = self.board.said();
+        let mut held = said.held().iter();
+        held.any(|held| held.fingerprint == signer.fingerprint())
+    }
+
+    /// One look and at most one write.
     async fn step(
-        &self,
-        (wanted, wish): (&Wanted, &Wish),
+        &mut self,
+        (wanted, wish): (&Arc<Wanted>, &Wish),
         signer: &Signer,
-    ) -> Result<bool, Obstacle> {
+    ) -> Result<Looked, Obstacle> {
         let io = |error: AgentIoError| obstacle(&error);
+        let read = self.cluster.read_cacerts().await.map_err(io)?;
+        let is_wished = wish.issuer == WorkloadIssuer::Istiod;
+        if !is_wished && !read.as_ref().is_some_and(|it| is_ours(it, &wanted.marks)) {
+            return Ok(Looked::Rest(Cacerts::default()));
+        }
         let bundle = bundle(wish.bundle.roots.iter().map(String::as_str))
             .map_err(|error| obstacle(&error))?;
         let held = self.cluster.read_secret().await.map_err(io)?;
@@ -162,12 +199,30 @@ impl Keeper {
                 )
             })?;
         let key = PrivateKey::from_pem(key).map_err(|error| obstacle(&error))?;
-        let certs = mesh_ca::cacerts(&signer.authority, &key, &bundle, None, Timestamp::now())
-            .map_err(|error| obstacle(&error))?;
-        let entries = entries(&certs);
-        let read = self.cluster.read_cacerts().await.map_err(io)?;
+        let now = Timestamp::now();
+        let standing = read.as_ref().map(|read| text(&read.data, LISTS));
+        let (lists, mut why) = self.lists((wanted, wish), &standing.unwrap_or_default(), now)?;
+        let make = |lists: Option<&str>| {
+            mesh_ca::cacerts(&signer.authority, &key, &bundle, lists, now)
+        };
+        let certs = match make(lists.as_deref()) {
+            // istiod would refuse all of it for its lists.
+            Err(VerifyError::List { .. }) => {
+                why = why.or_else(|| Some(no_own_lists()));
+                make(None)
+            }
+            certs => certs,
+        };
+        let entries = entries(&certs.map_err(|error| obstacle(&error))?);
         match decide(read.as_ref(), &entries, &wanted.marks) {
-            Next::Nothing => Ok(false),
+            Next::Nothing => {
+                let lists = entries.contains_key(LISTS).then(|| text(&entries, LISTS));
+                Ok(Looked::Rest(Cacerts {
+                    generation: Some(signer.generation),
+                    revoked: lists.map(|lists| count(&lists)),
+                    why,
+                }))
+            }
             Next::Refused(why) => Err(why),
             Next::Write => {
                 let pair = Pair {
@@ -189,10 +244,38 @@ impl Keeper {
                     generation = signer.generation,
                     "wrote what istiod signs with"
                 );
-                Ok(made == Made::Now || read.is_none())
+                Ok(Looked::Again)
             }
         }
     }
+
+    /// The lists that istiod is to hand on to proxies, given those that it has.
+    fn lists(
+        &mut self,
+        (wanted, wish): (&Arc<Wanted>, &Wish),
+        standing: &str,
+        now: Timestamp,
+    ) -> Result<(Option<String>, Option<Obstacle>), Obstacle> {
+        let said = self.board.said().about_own();
+        let from = (Same(Arc::clone(wanted)), said.clone());
+        let met = self
+            .met
+            .get(from, now, || Met::new(&wanted.spec, wish, &said, now));
+        let Choice { text, obstacle } = met.choose(standing, Reader::Istiod, now)?;
+        let lists = match text {
+            Text::Write(text) => Some(text),
+            Text::Keep => Some(standing.to_owned()),
+            Text::Leave | Text::Withdraw => None,
+        };
+        Ok((lists, obstacle))
+    }
+}
+
+fn no_own_lists() -> Obstacle {
+    Obstacle::new(
+        "ListsIncomplete",
+        "Secret istio-system/cacerts is given no revocation lists: there is no living one of a CA of its own chain or of a root",
+    )
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use mesh_api::agent::{MeshAgentSpec, Trust};
-use mesh_ca::{merge_crls, verify_crl};
+use mesh_ca::merge_crls;
 use mesh_cluster::tasks::Tasks;
 use mesh_dns::{Follower, Gateways, NameServer, Pace, StartError};
 use mesh_xds::{
@@ -26,6 +26,7 @@ use tokio::{sync::watch, time::sleep};
 use crate::{
     intermediate::chain_of,
     leaf::Leaf,
+    lists::{Crls, Same, Worked},
     metrics::{Metrics, Region},
     places::{Places, places, targets},
     prober::Paths,
@@ -35,8 +36,6 @@ use crate::{
 
 /// A path is probed when Envoy has accepted it, or after this long without that: then the probe says why not.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A list that ends within this is not used any more.
-const ENDS_SOON: SignedDuration = SignedDuration::from_mins(5);
 /// Most of Envoy's words that are reported.
 const WORDS: usize = 600;
 
@@ -92,6 +91,7 @@ impl Gateway {
             gateways,
             domain,
             log: Log::default(),
+            lists: Worked::default(),
         };
         tasks.spawn("Envoy", driver.run());
         Ok(())
@@ -136,6 +136,8 @@ struct Driver {
     gateways: watch::Receiver<Arc<Gateways>>,
     domain: String,
     log: Log,
+    /// The revocation lists of members, by cluster.
+    lists: Worked<Same, BTreeMap<String, String>>,
 }
 
 impl Driver {
@@ -192,8 +194,11 @@ impl Driver {
             [self.it.intake, self.it.door],
             &self.domain,
         );
-        let Built { snapshot, left_out } =
-            build(&spec, &secrets(&wanted.spec, &leaf, Timestamp::now()));
+        let now = Timestamp::now();
+        let from = Same(Arc::clone(&wanted));
+        let lists = self.lists.get(from, now, || lists(&wanted.spec, now));
+        let secrets = secrets(&wanted.spec, &leaf, lists.clone());
+        let Built { snapshot, left_out } = build(&spec, &secrets);
         self.log.left_out = told(left_out.iter().map(ToString::to_string));
         match self.store.set(&self.it.node, snapshot) {
             Ok(stored) => self.log.wrote(stored, wanted.generation),
@@ -346,7 +351,7 @@ fn spec(wanted: &MeshAgentSpec, places: &Places, at: [SocketAddr; 2], domain: &s
     }
 }
 
-fn secrets(wanted: &MeshAgentSpec, leaf: &Leaf, now: Timestamp) -> Secrets {
+fn secrets(wanted: &MeshAgentSpec, leaf: &Leaf, lists: BTreeMap<String, String>) -> Secrets {
     let anchors = wanted.trusts.iter().map(|trust| {
         let texts: Vec<&str> = trust
             .certificates
@@ -358,29 +363,27 @@ fn secrets(wanted: &MeshAgentSpec, leaf: &Leaf, now: Timestamp) -> Secrets {
     Secrets {
         default: Some(Material::new(leaf.chain.clone(), leaf.key.pem().as_str())),
         anchors: anchors.collect(),
-        lists: lists(wanted, now),
+        lists,
     }
 }
 
 /// The revocation lists of members, by cluster: only where each certificate of a member has a living one. Envoy refuses everybody
-/// whose issuer has none, or one that has ended.
-fn lists(wanted: &MeshAgentSpec, now: Timestamp) -> BTreeMap<String, String> {
-    let of = |certificate: &String| {
-        wanted.crls.iter().find(|crl| {
-            verify_crl(&crl.list, certificate, now)
-                .is_ok_and(|it| it.next_update.duration_since(now) > ENDS_SOON)
-        })
-    };
+/// whose issuer has none, or one that has ended. And when to look again.
+fn lists(
+    wanted: &MeshAgentSpec,
+    now: Timestamp,
+) -> (BTreeMap<String, String>, Option<Timestamp>) {
+    let mut crls = Crls::new(&wanted.crls, now);
     let complete = |trust: &Trust| {
-        let lists: Option<Vec<&str>> = trust
-            .certificates
-            .iter()
-            .map(|certificate| of(certificate).map(|crl| crl.list.as_str()))
-            .collect();
-        let text = merge_crls(lists?).ok().filter(|text| !text.is_empty())?;
+        // Each is looked at, so that it is known when each ends.
+        let good: Vec<_> = trust.certificates.iter().map(|it| crls.good(it)).collect();
+        let good: Vec<_> = good.into_iter().collect::<Option<_>>()?;
+        let texts = good.iter().map(|list| list.text.as_str());
+        let text = merge_crls(texts).ok().filter(|text| !text.is_empty())?;
         Some((trust.cluster.clone(), text))
     };
-    wanted.trusts.iter().filter_map(complete).collect()
+    let lists = wanted.trusts.iter().filter_map(complete).collect();
+    (lists, crls.again())
 }
 
 /// The domain of this cluster's Services, from the search list of its pods.

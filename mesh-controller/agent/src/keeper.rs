@@ -149,8 +149,9 @@ impl Keeper {
         {
             held.push(told(signer));
         }
-        self.board.intermediates(&held, decision.obstacle.as_ref());
+        // Whoever sees an intermediate sees its list too.
         self.board.crls(&decision.crls);
+        self.board.intermediates(&held, decision.obstacle.as_ref());
     }
 
     async fn act(

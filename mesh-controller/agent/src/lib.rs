@@ -15,6 +15,7 @@
 //! | `names` | endpoint slices behind the telemetry Services |
 //! | `cacerts` | what a stock istiod signs with |
 //! | `roots` | the roots in every namespace |
+//! | `lists` | which revocation lists are good; those in every namespace |
 //! | `report` | status, on changes of meaning only |
 //!
 //! Everything is passed on through watch channels: each room sees the latest and nothing else. All of it goes on
@@ -29,6 +30,7 @@ mod jitter;
 mod keeper;
 mod leaf;
 mod ledger;
+mod lists;
 mod metrics;
 mod names;
 mod places;
@@ -201,6 +203,7 @@ pub async fn start(
         wanted: wanted.clone(),
         signer: signer.clone(),
         board: board.clone(),
+        met: lists::Worked::default(),
     };
     tasks.spawn("cacerts", cacerts.run());
     let signing = Signing {

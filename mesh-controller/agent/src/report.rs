@@ -50,7 +50,30 @@ pub(crate) struct Draft {
     unreadable: Option<Obstacle>,
     workloads: Option<Workloads>,
     crls: Option<Vec<Crl>>,
-    cacerts: (Option<u32>, Option<Obstacle>),
+    cacerts: Option<Cacerts>,
+    lists: Option<Lists>,
+}
+
+/// What istiod signs with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Cacerts {
+    /// The generation in the Secret.
+    pub(crate) generation: Option<u32>,
+    /// How many certificates the lists in it name, if there are any.
+    pub(crate) revoked: Option<u32>,
+    /// What is not as it should be.
+    pub(crate) why: Option<Obstacle>,
+}
+
+/// The revocation lists that proxies are given.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Lists {
+    /// How many certificates they name, once they stand in every namespace.
+    pub(crate) revoked: Option<u32>,
+    /// Namespaces whose map belongs to somebody else.
+    pub(crate) foreign: Vec<String>,
+    /// What is not as it should be.
+    pub(crate) obstacle: Option<Obstacle>,
 }
 
 /// What workloads are given; nothing of it is known before it was looked at.
@@ -70,19 +93,42 @@ pub(crate) enum Workloads {
 }
 
 impl Workloads {
-    fn status(&self, (cacerts, why): &(Option<u32>, Option<Obstacle>)) -> Option<WorkloadsStatus> {
+    /// What was not looked at yet stays as it stands.
+    fn status(&self, draft: &Draft, before: Option<&WorkloadsStatus>) -> Option<WorkloadsStatus> {
         match self {
             Self::None => None,
             Self::Given {
                 bundle,
                 foreign,
                 obstacle,
-            } => Some(WorkloadsStatus {
-                bundle: *bundle,
-                foreign: foreign.iter().take(NAMED).cloned().collect(),
-                cacerts: *cacerts,
-                obstacle: obstacle.as_ref().or(why.as_ref()).map(told),
-            }),
+            } => {
+                let (cacerts, lists) = (draft.cacerts.as_ref(), draft.lists.as_ref());
+                let reasons = [
+                    obstacle.as_ref(),
+                    cacerts.and_then(|it| it.why.as_ref()),
+                    lists.and_then(|it| it.obstacle.as_ref()),
+                ];
+                let named = |names: &[String]| names.iter().take(NAMED).cloned().collect();
+                let revoked = || before?.revoked;
+                Some(WorkloadsStatus {
+                    bundle: *bundle,
+                    foreign: named(foreign),
+                    cacerts: match cacerts {
+                        Some(cacerts) => cacerts.generation,
+                        None => before.and_then(|before| before.cacerts),
+                    },
+                    revoked: match (cacerts, lists) {
+                        (Some(cacerts), Some(lists)) => lists.revoked.or(cacerts.revoked),
+                        (_, _) => revoked(),
+                    },
+                    foreign_lists: match (lists, before) {
+                        (Some(lists), _) => named(&lists.foreign),
+                        (None, Some(before)) => before.foreign_lists.clone(),
+                        (None, None) => Vec::new(),
+                    },
+                    obstacle: reasons.into_iter().flatten().next().map(told),
+                })
+            }
         }
     }
 }
@@ -172,9 +218,19 @@ impl Board {
         self.change(|draft| draft.workloads = Some(workloads));
     }
 
-    /// The generation that istiod signs with, or why it cannot.
-    pub(crate) fn cacerts(&self, generation: Option<u32>, why: Option<Obstacle>) {
-        self.change(|draft| draft.cacerts = (generation, why));
+    /// What istiod signs with.
+    pub(crate) fn cacerts(&self, cacerts: Cacerts) {
+        self.change(|draft| draft.cacerts = Some(cacerts));
+    }
+
+    /// The revocation lists that proxies are given.
+    pub(crate) fn lists(&self, lists: Lists) {
+        self.change(|draft| draft.lists = Some(lists));
+    }
+
+    /// What this replica has to say now.
+    pub(crate) fn said(&self) -> Draft {
+        self.draft.borrow().clone()
     }
 
     /// What stands in the way of the intermediate, when nothing about it could be read.
@@ -187,6 +243,20 @@ impl Draft {
     /// The intermediates that are held.
     pub(crate) fn held(&self) -> &[Intermediate] {
         self.intermediates.as_deref().unwrap_or_default()
+    }
+
+    /// Only what is said of the own intermediates and their lists.
+    pub(crate) fn about_own(self) -> Self {
+        Self {
+            intermediates: self.intermediates,
+            crls: self.crls,
+            ..Self::default()
+        }
+    }
+
+    /// Their revocation lists.
+    pub(crate) fn crls(&self) -> &[Crl] {
+        self.crls.as_deref().unwrap_or_default()
     }
 
     /// What all replicas say as one. What this one does not know yet stays as it stands: also the intermediates when
@@ -203,7 +273,7 @@ impl Draft {
             crls: self.crls.clone().unwrap_or_else(|| before.crls.clone()),
             workloads: known.map_or_else(
                 || before.workloads.clone(),
-                |known| known.status(&self.cacerts),
+                |known| known.status(self, before.workloads.as_ref()),
             ),
         }
     }

@@ -1,7 +1,7 @@
 //! The roots in every namespace, where Istio's proxies look for them: `ConfigMap` `istio-ca-root-cert`.
 //!
 //! Only what is missing is made, and only what is ours is mended. What belongs to somebody else is left alone and told. They are
-//! taken back by the controller, together with the right to make them.
+//! taken back by the controller, together with the right to make them. Beside them, [`crate::lists::maps`] keeps revocation lists.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     intermediate::chain_of,
     jitter,
+    lists,
     report::{Board, Workloads, present},
     wanted::Wanted,
 };
@@ -23,7 +24,7 @@ use crate::{
 /// Name of the entry; Istio's.
 const ENTRY: &str = "root-cert.pem";
 /// Namespaces that come this close together are written as one.
-const TOGETHER: Duration = Duration::from_millis(20);
+pub(crate) const TOGETHER: Duration = Duration::from_millis(20);
 /// Longest sleep between two looks.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -37,15 +38,15 @@ pub(crate) struct Roots {
 
 /// What is to be done.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Todo {
+pub(crate) struct Todo {
     /// Namespaces in which the map is to be made, or (with its UID) mended.
-    put: BTreeMap<String, Option<String>>,
+    pub(crate) put: BTreeMap<String, Option<String>>,
     /// Namespaces whose map is somebody else's.
-    foreign: Vec<String>,
+    pub(crate) foreign: Vec<String>,
 }
 
 /// Decides. With `yields`, istiod writes the same map, and whatever it has taken over is its own.
-fn decide(
+pub(crate) fn decide(
     draft: &MapDraft,
     yields: bool,
     namespaces: &BTreeMap<String, NamespaceSeen>,
@@ -88,10 +89,14 @@ impl Roots {
                 if wanted.spec.workloads.is_some() {
                     let (to_namespaces, namespaces) = watch::channel(None);
                     let (to_maps, maps) = watch::channel(None);
+                    let (to_lists, lists) = watch::channel(None);
                     let cluster = self.cluster.clone();
+                    let keeper = lists::maps::Keeper::new(&self);
                     tokio::select! {
                         () = cluster.follow_namespaces(to_namespaces) => {}
                         () = cluster.follow_maps(labels::ROOT_CONFIG_MAP, to_maps) => {}
+                        () = cluster.follow_maps(labels::CRL_CONFIG_MAP, to_lists) => {}
+                        () = keeper.keep(namespaces.clone(), lists) => {}
                         () = self.keep(namespaces, maps) => {}
                     }
                     continue;

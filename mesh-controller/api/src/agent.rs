@@ -243,6 +243,13 @@ pub struct WorkloadsStatus {
     /// Generation of the intermediate in Secret istio-system/cacerts, when istiod signs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cacerts: Option<u32>,
+    /// How many certificates the revocation lists name that Istio's proxies are given (ca-crl.pem); absent: they are given none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<u32>,
+    /// Namespaces whose ConfigMap with revocation lists belongs to somebody else and is left alone; at most ten are named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub foreign_lists: Vec<String>,
     /// What is not as it should be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<Obstacle>,

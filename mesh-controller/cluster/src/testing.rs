@@ -54,6 +54,10 @@ impl Fake {
         self.0.lock().objects.get(path).cloned()
     }
 
+    pub(crate) fn remove(&self, path: &str) {
+        self.0.lock().objects.remove(path);
+    }
+
     pub(crate) fn edit(&self, path: &str, change: impl FnOnce(&mut Value)) {
         let mut kept = self.0.lock();
         kept.version += 1;
@@ -108,7 +112,7 @@ impl Shelf {
         }
         match (method.as_str(), self.objects.get(path).cloned()) {
             ("GET", Some(object)) => (StatusCode::OK, object),
-            ("GET", None) if query.contains("limit=") || query.contains("abelSelector") => {
+            ("GET", None) if query.contains("limit=") || query.contains("Selector") => {
                 (StatusCode::OK, self.list(path, query))
             }
             ("PATCH", live) => self.apply(path, query, live.as_ref(), &body),
@@ -155,11 +159,15 @@ impl Shelf {
             .split(',')
             .filter_map(|part| part.split_once('='))
             .collect();
+        let name = query
+            .split('&')
+            .find_map(|part| part.strip_prefix("fieldSelector=metadata.name="));
         let plural = path.rsplit('/').next().unwrap_or_default();
         let api = path.strip_suffix(plural).unwrap_or_default();
         let found = self.objects.iter().filter(|(at, object)| {
             let of_kind = at.starts_with(api) && at.split('/').rev().nth(1) == Some(plural);
             of_kind
+                && name.is_none_or(|name| object["metadata"]["name"] == *name)
                 && wanted
                     .iter()
                     .all(|(key, value)| object["metadata"]["labels"][key] == *value)
@@ -179,6 +187,7 @@ impl Shelf {
         }
         let mut next = live.cloned().unwrap_or_else(|| json!({}));
         merge(&mut next, body);
+        drop_nulls(&mut next);
         next["metadata"]["managedFields"] =
             json!([{ "manager": manager, "operation": "Apply", "fieldsV1": fields }]);
         self.keep(path, live, next)
@@ -208,6 +217,14 @@ fn owned(value: &Value) -> Value {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             json!({})
         }
+    }
+}
+
+/// In a merge patch, null takes a field away.
+fn drop_nulls(value: &mut Value) {
+    if let Value::Object(map) = value {
+        map.retain(|_, inner| !inner.is_null());
+        map.values_mut().for_each(drop_nulls);
     }
 }
 

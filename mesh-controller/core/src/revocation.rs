@@ -1,5 +1,7 @@
 //! Revocation of intermediates: how far each one has come, and when the root's list is due.
 
+pub mod proxies;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};

@@ -1,3 +1,4 @@
+use jiff::SignedDuration;
 use mesh_api::{
     agent::{Serve as ApiServe, Trust},
     mesh::{Backend as ApiBackend, Caller, Grant, Protocol},
@@ -99,7 +100,7 @@ fn a_wish_becomes_a_configuration() {
         signer: signer.fingerprint().to_owned(),
     };
     let leaf = Leaf::make(wish, &signer, now()).unwrap();
-    let secrets = secrets(&wanted.spec, &leaf, now());
+    let secrets = secrets(&wanted.spec, &leaf, BTreeMap::new());
     assert_eq!(
         secrets.anchors["region1"]
             .matches("BEGIN CERTIFICATE")
@@ -130,14 +131,20 @@ fn lists_are_given_for_all_certificates_of_a_member_or_for_none() {
         trust_domain: "child2.mesh.test".to_owned(),
         certificates: vec![one.authority.cert_pem(), two.authority.cert_pem()],
     }];
-    assert!(lists(&spec, now()).is_empty());
+    assert_eq!(lists(&spec, now()), (BTreeMap::new(), None));
     spec.crls = vec![list(&one, 5)];
-    assert!(lists(&spec, now()).is_empty(), "the other has none");
+    assert!(lists(&spec, now()).0.is_empty(), "the other has none");
     spec.crls.push(list(&two, 2));
-    let both = lists(&spec, now());
+    let (both, again) = lists(&spec, now());
     assert_eq!(both["child2"].matches("BEGIN X509 CRL").count(), 2);
-    let soon = SignedDuration::from_mins(116);
-    assert!(lists(&spec, now() + soon).is_empty(), "one ends soon");
+    let soon = now() + SignedDuration::from_mins(115);
+    assert_eq!(again, Some(soon), "when the first of them ends soon");
+    let (fewer, again) = lists(&spec, soon);
+    assert!(fewer.is_empty(), "one ends soon");
+    assert_eq!(again, Some(now() + SignedDuration::from_mins(295)));
+    // A list under another CA's name is not believed.
+    spec.crls[1].list = spec.crls[0].list.clone();
+    assert!(lists(&spec, now()).0.is_empty());
 }
 
 #[test]

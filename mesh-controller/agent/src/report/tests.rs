@@ -129,6 +129,9 @@ fn what_workloads_are_given_stays_until_it_was_looked_at() {
     let board = Board::new();
     let status = WorkloadsStatus {
         bundle: Some(3),
+        cacerts: Some(7),
+        revoked: Some(2),
+        foreign_lists: vec!["ns".to_owned()],
         ..WorkloadsStatus::default()
     };
     let before = MeshAgentStatus {
@@ -144,6 +147,22 @@ fn what_workloads_are_given_stays_until_it_was_looked_at() {
     });
     let said = shared().unwrap();
     assert_eq!((said.bundle, said.foreign.len()), (Some(4), NAMED));
+    assert_eq!((said.cacerts, said.revoked), (Some(7), Some(2)));
+    assert_eq!(said.foreign_lists, ["ns"]);
+    board.cacerts(Cacerts {
+        revoked: Some(3),
+        ..Cacerts::default()
+    });
+    assert_eq!(shared().unwrap().revoked, Some(2));
+    let why = Obstacle::new("ListsIncomplete", "one");
+    board.lists(Lists {
+        obstacle: Some(why),
+        ..Lists::default()
+    });
+    let said = shared().unwrap();
+    assert_eq!((said.cacerts, said.revoked), (None, Some(3)));
+    assert_eq!(said.obstacle.unwrap().reason, "ListsIncomplete");
+    assert!(said.foreign_lists.is_empty());
     board.workloads(Workloads::None);
     assert_eq!(shared(), None);
 }

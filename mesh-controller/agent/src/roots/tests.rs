@@ -28,6 +28,7 @@ fn seen(member: &str, text: &str, shared: bool) -> MapSeen {
         marks: marks(member),
         hash: draft.hash(),
         shared,
+        text: None,
     }
 }
 

@@ -1,14 +1,18 @@
 //! `ConfigMap`s of one name in every namespace, as Istio's proxies mount them.
 
-use std::{collections::BTreeMap, future::Future};
+use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Namespace},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::{Api, Resource as _, ResourceExt as _, runtime::watcher::Config};
-use mesh_api::labels;
+use kube::{
+    Api, Resource as _, ResourceExt as _,
+    api::{DeleteParams, Preconditions},
+    runtime::watcher::Config,
+};
+use mesh_api::{NAMESPACE, labels};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -29,7 +33,7 @@ pub struct NamespaceSeen {
     pub leaving: bool,
 }
 
-/// A `ConfigMap`, without what is in it.
+/// A `ConfigMap`, without what is in it (but in the own namespace).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapSeen {
     /// UID of the object.
@@ -40,6 +44,8 @@ pub struct MapSeen {
     pub hash: String,
     /// Somebody else has written its data too.
     pub shared: bool,
+    /// In the own namespace: its first entry. What stands there is the measure for the others.
+    pub text: Option<Arc<str>>,
 }
 
 /// A `ConfigMap` as it is to be.
@@ -104,6 +110,13 @@ pub(super) fn map(object: &ConfigMap) -> MapSeen {
             String::new()
         },
         shared: foreign,
+        text: object
+            .data
+            .iter()
+            .flatten()
+            .next()
+            .filter(|_| object.namespace().as_deref() == Some(NAMESPACE))
+            .map(|(_, text)| text.as_str().into()),
     }
 }
 
@@ -151,6 +164,44 @@ impl OwnCluster {
             stream::iter(writes).buffer_unordered(HANDS).collect().await;
         let written = outcomes.iter().filter(|it| matches!(it, Ok(true))).count();
         (written, outcomes.into_iter().find_map(Result::err))
+    }
+
+    /// Deletes these very `ConfigMap`s of one name, by namespace and UID. Returns the first failure after all were tried.
+    pub async fn delete_maps(
+        &self,
+        name: &str,
+        todo: &BTreeMap<String, String>,
+    ) -> Option<AgentIoError> {
+        let deletes: Vec<BoxFuture<'_, Result<(), AgentIoError>>> = todo
+            .iter()
+            .map(|(namespace, uid)| self.delete_map(name, namespace, uid).boxed())
+            .collect();
+        let outcomes: Vec<Result<(), AgentIoError>> = stream::iter(deletes)
+            .buffer_unordered(HANDS)
+            .collect()
+            .await;
+        outcomes.into_iter().find_map(Result::err)
+    }
+
+    async fn delete_map(
+        &self,
+        name: &str,
+        namespace: &str,
+        uid: &str,
+    ) -> Result<(), AgentIoError> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(uid.to_owned()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let object = format!("ConfigMap {namespace}/{name}");
+        match call("delete", object, self.maps(namespace).delete(name, &params)).await {
+            // Gone, or another by now.
+            Err(error) if error.is_conflict() || error.is_not_found() => Ok(()),
+            outcome => outcome.map(drop),
+        }
     }
 
     async fn create_map(&self, draft: &MapDraft, namespace: &str) -> Result<bool, AgentIoError> {

@@ -18,7 +18,7 @@
 //! | paths | `/openid/v1/jwks`, `/.well-known/openid-configuration` | | | get |
 //! | core, with workload certificates | `namespaces` | | | list, watch |
 //! | core, with workload certificates | `configmaps` | all | | create |
-//! | core, with workload certificates | `configmaps` | all | `istio-ca-root-cert`, `istio-ca-crl` | list, watch, patch |
+//! | core, with workload certificates | `configmaps` | all | `istio-ca-root-cert`, `istio-ca-crl` | list, watch, patch, delete |
 //! | core, with workload certificates | `secrets` | `istio-system` | `cacerts` | get, update |
 //!
 //! Server-side apply needs `create` and `patch`.

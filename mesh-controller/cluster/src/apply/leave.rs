@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::{
+    apps::v1::Deployment,
     certificates::v1::CertificateSigningRequest,
     coordination::v1::Lease,
     core::v1::{ConfigMap, Secret},
@@ -24,8 +25,13 @@ use serde_json::json;
 use super::{ObjectId, Standing, Writer};
 use crate::call::{CallError, Trouble, call, call_opt};
 
+/// Entry of Secret `cacerts` with revocation lists; Istio's name.
+const LISTS: &str = "ca-crl.pem";
 /// Figures about pods, not objects.
 const FIGURES: &str = "metrics.k8s.io";
+
+/// What istiod's pods and Deployments are labelled with, in each of its revisions.
+const ISTIOD: &str = "app=istiod";
 
 /// What is left of ours in a member after a pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,7 +86,8 @@ impl Writer {
         let intermediate =
             ListParams::default().fields(&format!("metadata.name={}", labels::INTERMEDIATE_SECRET));
         let mut found = self.leave_each::<Secret>(NAMESPACE, &intermediate).await?;
-        found += self.leave_workloads().await?;
+        found += self.leave_cacerts(true).await?;
+        found += self.leave_maps().await?;
         found += self.leave_each::<Lease>(NAMESPACE, &by_label).await?;
         found += self
             .leave_each::<EndpointSlice>(TELEMETRY_NAMESPACE, &by_label)
@@ -105,15 +112,72 @@ impl Writer {
     }
 
     /// One pass of taking back what the agent made for workloads: roots and revocation lists in all namespaces, and what istiod
-    /// signs with. To be repeated until nothing is found.
+    /// signs with, if no istiod is there. To be repeated until nothing is found.
     ///
     /// # Errors
     ///
     /// The first request that failed.
     pub async fn leave_workloads(&self) -> Result<u32, CallError> {
+        Ok(self.leave_cacerts(false).await? + self.leave_maps().await?)
+    }
+
+    /// An istiod that finds no `cacerts` when it starts makes a root of its own, which nobody trusts. So the Secret stays as long as an istiod is
+    /// there: with our labels as long as we are there too, without them when we leave for good. Then its revocation lists go, since
+    /// nobody would renew them.
+    async fn leave_cacerts(&self, for_good: bool) -> Result<u32, CallError> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let name = labels::CACERTS_SECRET;
+        let object = format!("Secret {name}");
+        let which = ListParams::default().fields(&format!("metadata.name={name}"));
+        let list = call("list", &object, secrets.list_metadata(&which)).await?;
+        let ours = list.items.iter().map(|secret| &secret.metadata).find(|meta| {
+            self.owner.standing(meta) == Standing::Ours && meta.deletion_timestamp.is_none()
+        });
+        let Some(meta) = ours else {
+            return Ok(0);
+        };
+        if !self.has_istiod().await? {
+            self.leave_one(&secrets, "Secret", meta).await?;
+            return Ok(1);
+        }
+        if !for_good {
+            return Ok(0);
+        }
+        tracing::info!("Leaving Secret cacerts to istiod");
+        self.allowed("patch", &object)?;
+        let body = json!({
+            "metadata": {
+                "uid": meta.uid,
+                "labels": { (labels::MANAGED_BY): null, (labels::INSTALL): null, (labels::MEMBER): null },
+            },
+            "data": { (LISTS): null },
+        });
+        let patch = Patch::Merge(&body);
+        let params = PatchParams {
+            field_manager: Some(self.manager.to_owned()),
+            ..PatchParams::default()
+        };
+        match call("patch", &object, secrets.patch_metadata(name, &params, &patch)).await {
+            Ok(_) => Ok(1),
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(1),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether an istiod is there, also one that does not run now.
+    async fn has_istiod(&self) -> Result<bool, CallError> {
+        let api: Api<Deployment> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let which = ListParams::default().labels(ISTIOD).limit(1);
+        match call("list", "deployments of istiod", api.list_metadata(&which)).await {
+            // What we may not see may well be there.
+            Err(error) if error.trouble() == Trouble::Forbidden => Ok(true),
+            list => Ok(!list?.items.is_empty()),
+        }
+    }
+
+    async fn leave_maps(&self) -> Result<u32, CallError> {
         let named = |name: &str| ListParams::default().fields(&format!("metadata.name={name}"));
-        let cacerts = named(labels::CACERTS_SECRET);
-        let mut found = self.leave_each::<Secret>(NAMESPACE, &cacerts).await?;
+        let mut found = 0;
         let maps: Api<ConfigMap> = Api::all(self.client.clone());
         for name in [labels::ROOT_CONFIG_MAP, labels::CRL_CONFIG_MAP] {
             let which = named(name);

@@ -205,6 +205,64 @@ async fn prunes_what_is_ours_and_not_wanted() {
     assert_eq!(fake.writes(), [format!("DELETE {SERVICES}/a")]);
 }
 
+const CACERTS: &str = "/api/v1/namespaces/istio-system/secrets/cacerts";
+const ISTIOD: &str = "/apis/apps/v1/namespaces/istio-system/deployments/istiod";
+
+fn with_cacerts(labels: &Value) -> Fake {
+    let fake = Fake::default();
+    let data = json!({ "ca-cert.pem": "QQ==", "ca-crl.pem": "QQ==" });
+    let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "cacerts", "labels": labels }, "data": data });
+    fake.put(CACERTS, secret);
+    fake
+}
+
+fn with_istiod(fake: &Fake) {
+    let meta = json!({ "name": "istiod", "labels": { "app": "istiod" } });
+    let object = json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta });
+    fake.put(ISTIOD, object);
+}
+
+#[tokio::test]
+async fn what_istiod_signs_with_is_deleted_only_where_no_istiod_is() {
+    let fake = with_cacerts(&labels_of(&owner()));
+    assert_eq!(writer(&fake).leave_workloads().await.unwrap(), 1);
+    assert_eq!(fake.writes(), [format!("DELETE {CACERTS}")]);
+
+    let fake = with_cacerts(&labels_of(&owner()));
+    with_istiod(&fake);
+    assert_eq!(writer(&fake).leave_workloads().await.unwrap(), 0);
+    assert_eq!(fake.writes(), Vec::<String>::new());
+    // As long as it is ours, it goes when istiod has gone.
+    fake.remove(ISTIOD);
+    assert_eq!(writer(&fake).leave_workloads().await.unwrap(), 1);
+    assert_eq!(fake.get(CACERTS), None);
+}
+
+#[tokio::test]
+async fn what_istiod_signs_with_is_left_to_it_for_good() {
+    let mut labels = labels_of(&owner());
+    labels["another"] = json!("label");
+    let fake = with_cacerts(&labels);
+    with_istiod(&fake);
+    let writer = writer(&fake);
+    assert!(!writer.leave().await.unwrap().is_nothing());
+    let left = fake.get(CACERTS).unwrap();
+    assert_eq!(left["metadata"]["labels"], json!({ "another": "label" }));
+    // Nobody would renew its lists.
+    assert_eq!(left["data"], json!({ "ca-cert.pem": "QQ==" }));
+    fake.writes();
+    assert!(writer.leave().await.unwrap().is_nothing());
+    assert_eq!(fake.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn the_signing_secret_of_somebody_else_is_not_touched() {
+    let fake = with_cacerts(&json!({ "app": "theirs" }));
+    assert_eq!(writer(&fake).leave_workloads().await.unwrap(), 0);
+    assert!(writer(&fake).leave().await.unwrap().is_nothing());
+    assert_eq!(fake.writes(), Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn writes_nothing_while_another_leads() {
     let fake = Fake::default();
