@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use mesh_core::text::hex;
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use rustls_pki_types::{CertificateRevocationListDer, pem::PemObject};
 use x509_parser::{
@@ -15,7 +16,7 @@ use x509_parser::{
 
 use crate::{
     Authority, Error, LEAF_BACKDATE, Usage, VerifyError,
-    facts::{hex, instant, parse, read_facts, sha256},
+    facts::{instant, parse, read_facts, sha256},
     pem::{self, PEM_MAX, pem_reason},
     profile::date,
 };

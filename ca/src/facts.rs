@@ -7,6 +7,7 @@ use std::{
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
+use mesh_core::text::hex;
 use rustls_pki_types::CertificateDer;
 use x509_parser::{
     asn1_rs::Oid,
@@ -406,14 +407,6 @@ pub(crate) fn instant(time: ASN1Time) -> Timestamp {
 /// Lower-case hex of the SHA-256 of something.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
-    digits
-        .filter_map(|digit| char::from_digit(u32::from(digit), 16))
-        .collect()
 }
 
 #[cfg(test)]

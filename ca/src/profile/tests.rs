@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
+use mesh_core::text::hex;
 use rustls_pki_types::CertificateDer;
 use x509_parser::{
     certificate::X509Certificate,
@@ -14,7 +15,7 @@ use x509_parser::{
 use super::{CA_BACKDATE, LEAF_BACKDATE, Life, root as root_params};
 use crate::{
     Authority, IntermediateSubject, KeyAlgorithm, PrivateKey, facts,
-    facts::{hex, parse},
+    facts::parse,
     pem,
     testing::{
         Folder, HOUR, MONTH, YEAR, identity, member, mesh, now, openssl, openssl_verify, request,

@@ -20,7 +20,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
-    intermediate::{Entries, Signer, chain_of, key_entry},
+    intermediate::{Entries, Signer, key_entry},
     jitter,
     lists::{Choice, Met, Same, Text, Worked, count, maps::ENTRY as LISTS},
     report::{Board, Cacerts, Draft, present},
@@ -103,8 +103,8 @@ fn entries(certs: &CaCerts) -> Entries {
         .collect()
 }
 
-fn obstacle(error: &dyn std::error::Error) -> Obstacle {
-    Obstacle::new("CacertsNotWritten", chain_of(error))
+fn obstacle(error: &(dyn std::error::Error + 'static)) -> Obstacle {
+    Obstacle::new("CacertsNotWritten", mesh_core::text::chain(error))
 }
 
 /// What a look came to.
@@ -202,9 +202,8 @@ impl Keeper {
         let now = Timestamp::now();
         let standing = read.as_ref().map(|read| text(&read.data, LISTS));
         let (lists, mut why) = self.lists((wanted, wish), &standing.unwrap_or_default(), now)?;
-        let make = |lists: Option<&str>| {
-            mesh_ca::cacerts(&signer.authority, &key, &bundle, lists, now)
-        };
+        let make =
+            |lists: Option<&str>| mesh_ca::cacerts(&signer.authority, &key, &bundle, lists, now);
         let certs = match make(lists.as_deref()) {
             // istiod would refuse all of it for its lists.
             Err(VerifyError::List { .. }) => {

@@ -24,7 +24,6 @@ use mesh_xds::{
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    intermediate::chain_of,
     leaf::Leaf,
     lists::{Crls, Same, Worked},
     metrics::{Metrics, Region},
@@ -75,7 +74,10 @@ impl Gateway {
         let (served, socket) = (Arc::clone(&store), self.socket.clone());
         tasks.spawn("xDS server", async move {
             if let Err(error) = serve_uds(&socket, served, std::future::pending()).await {
-                tracing::error!(error = chain_of(&error), "failed to serve Envoy");
+                tracing::error!(
+                    error = mesh_core::text::chain(&error),
+                    "failed to serve Envoy"
+                );
             }
         });
         let Some(status) = store.status(&self.node) else {
@@ -203,7 +205,7 @@ impl Driver {
         match self.store.set(&self.it.node, snapshot) {
             Ok(stored) => self.log.wrote(stored, wanted.generation),
             Err(error) => {
-                let words = chain_of(&error);
+                let words = mesh_core::text::chain(&error);
                 tracing::error!(error = words, "failed to hand a configuration to Envoy");
                 self.log.left_out = Some(words);
             }
@@ -288,11 +290,7 @@ impl Driver {
 /// Several sentences as one of a length that fits into a status.
 fn told(words: impl Iterator<Item = String>) -> Option<String> {
     let text = words.collect::<Vec<_>>().join("; ");
-    let text: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(WORDS)
-        .collect();
+    let text = mesh_core::text::line(&text, WORDS);
     if text.is_empty() { None } else { Some(text) }
 }
 
@@ -369,10 +367,7 @@ fn secrets(wanted: &MeshAgentSpec, leaf: &Leaf, lists: BTreeMap<String, String>)
 
 /// The revocation lists of members, by cluster: only where each certificate of a member has a living one. Envoy refuses everybody
 /// whose issuer has none, or one that has ended. And when to look again.
-fn lists(
-    wanted: &MeshAgentSpec,
-    now: Timestamp,
-) -> (BTreeMap<String, String>, Option<Timestamp>) {
+fn lists(wanted: &MeshAgentSpec, now: Timestamp) -> (BTreeMap<String, String>, Option<Timestamp>) {
     let mut crls = Crls::new(&wanted.crls, now);
     let complete = |trust: &Trust| {
         // Each is looked at, so that it is known when each ends.

@@ -23,6 +23,7 @@ use mesh_cluster::agent_io::{CsrDraft, CsrOutcome, CsrSeen, SecretSeen};
 use mesh_core::{
     facts::Obstacle,
     ledger::{self, Ledger},
+    text,
 };
 use zeroize::Zeroizing;
 
@@ -310,7 +311,7 @@ impl Shelf<'_> {
             let advice = "delete the entry to have a new one made";
             secret_obstacle(
                 "BadKey",
-                &format!("entry {entry}: {}; {advice}", chain_of(&error)),
+                &format!("entry {entry}: {}; {advice}", text::chain(&error)),
             )
         })?;
         let candidate = Candidate::new(self.wanted, (generation, key), self.now)?;
@@ -324,7 +325,7 @@ impl Shelf<'_> {
                 // Said until another is there; what is asked for meanwhile may say more.
                 let why = secret_obstacle(
                     "BadIntermediate",
-                    &format!("entry {entry}: {}", chain_of(&error)),
+                    &format!("entry {entry}: {}", text::chain(&error)),
                 );
                 let print = mesh_ca::facts(held)
                     .ok()
@@ -397,7 +398,7 @@ impl<'a> Candidate<'a> {
             let request = self
                 .key
                 .csr_pem()
-                .map_err(|error| Obstacle::new("NoRequest", chain_of(&error)))?;
+                .map_err(|error| Obstacle::new("NoRequest", text::chain(&error)))?;
             let seconds = self.wanted.spec.intermediate_seconds;
             return Ok(Act::Post(CsrDraft {
                 name,
@@ -429,7 +430,8 @@ impl<'a> Candidate<'a> {
                     )
                 };
                 let chain = std::str::from_utf8(chain).map_err(|error| bad(error.to_string()))?;
-                self.judge(chain).map_err(|error| bad(chain_of(&error)))?;
+                self.judge(chain)
+                    .map_err(|error| bad(text::chain(&error)))?;
                 Ok(Act::Store {
                     entry: certificate_entry(generation),
                     chain: chain.to_owned(),
@@ -461,17 +463,6 @@ fn secret_obstacle(reason: &str, message: &str) -> Obstacle {
         reason,
         format!("Secret istio-system/mesh-intermediate, {message}"),
     )
-}
-
-/// An error and its sources on one line.
-pub(crate) fn chain_of(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -39,10 +39,11 @@ use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch, time::sleep};
 
 pub use ask::{Authenticate, Boxed, NoAnswer};
-pub use ledger::{Covering, Forgetful, NotWritten};
+pub use ledger::{Covering, Forgetful};
 pub use material::{Material, MaterialError};
 pub use serving::{Serving, ServingError};
 
+pub use crate::ledger::NotWritten;
 use crate::{
     intermediate::Signer,
     issue::{

@@ -13,9 +13,7 @@ use tokio::{
 use zeroize::Zeroizing;
 
 use crate::{
-    intermediate::{
-        Act, Decision, Entries, LIST_LIFE, Signer, chain_of, decide, generation_of, held, told,
-    },
+    intermediate::{Act, Decision, Entries, LIST_LIFE, Signer, decide, generation_of, held, told},
     jitter,
     ledger::ledgers,
     report::{Board, present},
@@ -70,7 +68,7 @@ impl Keeper {
                         && error.is_forbidden()
                     {
                         self.board
-                            .obstacle(Obstacle::new("AccessDenied", chain_of(error)));
+                            .obstacle(Obstacle::new("AccessDenied", mesh_core::text::chain(error)));
                     }
                     failures += 1;
                     jitter::backoff(failures)

@@ -37,9 +37,11 @@ struct Halves {
     "the ledger could not be written: nothing says yet that leaves of signer generation {} with bundle generation {} live until {end}",
     pair.signer, pair.bundle
 )]
-pub(crate) struct NotWritten {
-    pair: Pair,
-    end: Timestamp,
+pub struct NotWritten {
+    /// Who would have signed it, and what would have gone with it.
+    pub pair: Pair,
+    /// Its end.
+    pub end: Timestamp,
 }
 
 impl fmt::Debug for Book {

@@ -140,15 +140,18 @@ struct Ca {
 }
 
 impl Met {
-    /// The member's own intermediates, the roots, and the intermediates of the members that it meets. What has ended, or not begun, is
-    /// believed by nobody anyway.
+    /// The member's own intermediates, the roots, and the intermediates of the members that it meets. What ends soon, or has not begun, is
+    /// of no use to anybody.
     pub(crate) fn new(
         spec: &MeshAgentSpec,
         wish: &Wish,
         said: &Draft,
         now: Timestamp,
     ) -> (Self, Option<Timestamp>) {
-        let own = said.held().iter().map(|it| (true, &spec.cluster, &it.certificate));
+        let own = said
+            .held()
+            .iter()
+            .map(|it| (true, &spec.cluster, &it.certificate));
         let root = "the root".to_owned();
         let roots = wish.bundle.roots.iter().map(|it| (true, &root, it));
         let peers = spec.trusts.iter().flat_map(|trust| {
@@ -162,8 +165,10 @@ impl Met {
             let Some(facts) = read(certificate) else {
                 continue;
             };
-            crls.turns([facts.not_before, facts.not_after]);
-            if !facts.is_valid_at(now) {
+            let end = facts.not_after.saturating_sub(ENDS_SOON);
+            let end = end.unwrap_or(facts.not_after);
+            crls.turns([facts.not_before, end]);
+            if !facts.is_valid_at(now) || end <= now {
                 continue;
             }
             if let Some(good) = crls.good_of(&facts, certificate) {
@@ -218,7 +223,7 @@ impl Met {
                 texts.extend(of(kept, &held));
                 let merged = merge_crls(texts.iter().map(String::as_str));
                 Text::Write(merged.map_err(|error| {
-                    Obstacle::new("ListsNotWritten", crate::intermediate::chain_of(&error))
+                    Obstacle::new("ListsNotWritten", mesh_core::text::chain(&error))
                 })?)
             }
         };
@@ -238,10 +243,7 @@ impl Met {
             };
             let pointed = |ca: &&Ca| ca.ski.as_ref().is_none_or(|ski| *ski == facts.aki);
             let signed = |ca: &&Ca| verify_crl(&text, &ca.certificate, now).is_ok();
-            let found = self
-                .cas
-                .iter()
-                .find(|(_, ca)| pointed(ca) && signed(ca));
+            let found = self.cas.iter().find(|(_, ca)| pointed(ca) && signed(ca));
             if let Some((key, _)) = found {
                 held.insert(key.clone(), Good { text, facts });
             }

@@ -42,7 +42,7 @@ pub(crate) fn places(consume: &[Consume], gateways: &Gateways) -> Places {
                 Err(refusal) => {
                     why = Some(Obstacle::new(
                         "AddressRefused",
-                        crate::intermediate::chain_of(&refusal),
+                        mesh_core::text::chain(&refusal),
                     ));
                     continue;
                 }

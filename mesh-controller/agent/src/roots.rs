@@ -14,9 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    intermediate::chain_of,
-    jitter,
-    lists,
+    jitter, lists,
     report::{Board, Workloads, present},
     wanted::Wanted,
 };
@@ -173,7 +171,10 @@ impl Roots {
             error = &error as &dyn std::error::Error,
             "failed to write roots into namespaces"
         );
-        Some(Obstacle::new("RootsNotWritten", chain_of(&error)))
+        Some(Obstacle::new(
+            "RootsNotWritten",
+            mesh_core::text::chain(&error),
+        ))
     }
 }
 

@@ -7,7 +7,7 @@ use mesh_core::ledger::{Pair, far_ahead};
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    intermediate::{Signer, chain_of},
+    intermediate::Signer,
     jitter,
     leaf::{Leaf, Wish},
     metrics::Metrics,
@@ -101,7 +101,10 @@ impl Signing {
                         Err(error) => {
                             self.metrics.leaf_failures.inc();
                             if failures == 0 {
-                                tracing::error!(error = chain_of(&error), "failed to make a leaf");
+                                tracing::error!(
+                                    error = mesh_core::text::chain(&error),
+                                    "failed to make a leaf"
+                                );
                             }
                             failures += 1;
                             pause = jitter::backoff(failures);

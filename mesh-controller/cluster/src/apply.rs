@@ -24,7 +24,7 @@ use mesh_api::{
     GROUP, TELEMETRY_NAMESPACE, labels,
     render::{ManagedKind, Rendered},
 };
-use mesh_core::{conditions::NAME_TAKEN, facts::Obstacle};
+use mesh_core::{conditions::NAME_TAKEN, facts::Obstacle, text::hex};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -448,10 +448,7 @@ pub(crate) fn resource(kind: ManagedKind) -> ApiResource {
 /// The body with the hash of itself on it: a field that we no longer want changes the hash, and so is taken away.
 fn stamped(body: &Value) -> (Value, String) {
     let digest = Sha256::digest(body.to_string().as_bytes());
-    let hash = digest
-        .iter()
-        .take(16)
-        .fold(String::new(), |hash, byte| hash + &format!("{byte:02x}"));
+    let hash: String = hex(&digest).chars().take(32).collect();
     let mut body = body.clone();
     if let Some(meta) = body.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         let annotations = meta.entry("annotations").or_insert_with(|| json!({}));

@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, fmt, io, time::Duration};
 
 use kube::core::Status;
-use mesh_core::facts::Obstacle;
+use mesh_core::{facts::Obstacle, text::chain};
 
 /// How long one request may take.
 pub const CALL: Duration = Duration::from_secs(5);
@@ -324,18 +324,6 @@ fn certificate_words(error: &kube::Error) -> String {
             || "the TLS handshake failed".to_owned(),
             |(_, words)| (*words).to_owned(),
         )
-}
-
-/// An error and its causes, in one line for a log.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
 }
 
 fn last_word(error: &(dyn StdError + 'static)) -> String {

@@ -10,6 +10,7 @@
 //! | `member` | one task per member: connects, observes, delivers, signs, leaves |
 //! | `register`, `registrar` | what is to be written on management, and writing it |
 
+mod endings;
 mod feeds;
 mod index;
 mod look;
@@ -19,12 +20,7 @@ mod registrar;
 mod roots;
 mod sign;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
@@ -41,6 +37,7 @@ use tokio::{
 };
 
 use self::{
+    endings::endings,
     index::{Index, State},
     look::{Constants, Look, Wish, look},
     member::{Common, Member},
@@ -51,7 +48,7 @@ use self::{
 use crate::{
     call::{CallError, call},
     lease::{self, Claim},
-    metrics::{ByCertificate, Ending, Metrics, Reached, Station},
+    metrics::{Metrics, Reached, Station},
     tasks::{TaskError, Tasks},
     vault::Vault,
     watches::{Key, Patience},
@@ -232,7 +229,7 @@ async fn identify(client: &Client) -> Result<String, ControllerError> {
                 return Err(ControllerError::Identify(error));
             }
             Err(error) => tracing::warn!(
-                why = crate::call::chain(&error),
+                why = mesh_core::text::chain(&error),
                 "Management does not answer"
             ),
         }
@@ -351,60 +348,6 @@ fn count(metrics: &Metrics, found: &Look) {
             reached,
         )
     }));
-}
-
-/// When every certificate and list that is known ends.
-fn endings(state: &State, found: &Look) -> Vec<(ByCertificate, Timestamp)> {
-    let mut endings = Vec::new();
-    let mut put = |mesh: &str, cluster: &str, kind: Ending, generation: u32, at: Timestamp| {
-        let certificate = ByCertificate {
-            mesh: mesh.to_owned(),
-            cluster: cluster.to_owned(),
-            kind,
-            generation,
-        };
-        endings.push((certificate, at));
-    };
-    for (name, root) in &state.roots {
-        let Ok(root) = root else { continue };
-        put(
-            name,
-            "",
-            Ending::Root,
-            root.status.generation,
-            root.not_after,
-        );
-        let mesh = state.meshes.get(&Key::new("", name));
-        let list = mesh
-            .and_then(|mesh| mesh.status.as_ref()?.crl.as_ref())
-            .and_then(|list| mesh_ca::crl_facts(list.as_bytes()).ok());
-        if let Some(list) = list {
-            put(
-                name,
-                "",
-                Ending::Crl,
-                root.status.generation,
-                list.next_update,
-            );
-        }
-    }
-    for told in found.told.values() {
-        let (mesh, cluster) = (told.mesh.as_str(), told.object.spec.cluster.as_str());
-        for anchor in told.facts.trusted_by(&BTreeSet::new()) {
-            put(
-                mesh,
-                cluster,
-                Ending::Intermediate,
-                anchor.generation,
-                anchor.not_after,
-            );
-        }
-        // Which generation signed which list is only in the key; the soonest end is what matters.
-        if let Some(until) = told.facts.crls.iter().filter_map(|list| list.until).min() {
-            put(mesh, cluster, Ending::Crl, 0, until);
-        }
-    }
-    endings
 }
 
 /// The tasks of all members.

@@ -133,12 +133,12 @@ impl Candidate {
             Err(error) => {
                 if was {
                     tracing::warn!(
-                        why = crate::call::chain(&error),
+                        why = mesh_core::text::chain(&error),
                         "Failed to renew the lease"
                     );
                 } else {
                     tracing::debug!(
-                        why = crate::call::chain(&error),
+                        why = mesh_core::text::chain(&error),
                         "Failed to look at the lease"
                     );
                 }
@@ -268,7 +268,7 @@ impl Candidate {
         match released {
             Ok(_) => tracing::info!(lease = NAME, "Released"),
             Err(error) => tracing::warn!(
-                why = crate::call::chain(&error),
+                why = mesh_core::text::chain(&error),
                 "Failed to release the lease"
             ),
         }

@@ -1,5 +1,8 @@
 //! What the controller counts. Labels are enums; names of objects stand in logs and status.
 
+use std::{collections::BTreeSet, sync::Arc};
+
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -100,7 +103,7 @@ pub enum Judged {
 }
 
 /// What ends at some time.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelValue)]
 pub enum Ending {
     /// A root.
     Root,
@@ -110,8 +113,8 @@ pub enum Ending {
     Crl,
 }
 
-/// A certificate or list, and when it ends.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+/// A certificate or list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub(crate) struct ByCertificate {
     pub(crate) mesh: String,
     pub(crate) cluster: String,
@@ -148,6 +151,8 @@ pub struct Metrics {
     reach: Family<ByReach, Gauge>,
     requests: Family<ByVerdict, Counter>,
     not_after: Family<ByCertificate, Gauge>,
+    /// Those that are shown there.
+    shown: Arc<Mutex<BTreeSet<ByCertificate>>>,
     leading: Gauge,
     first_object: Histogram,
 }
@@ -163,6 +168,7 @@ impl Metrics {
             reach: Family::default(),
             requests: Family::default(),
             not_after: Family::default(),
+            shown: Arc::default(),
             leading: Gauge::default(),
             first_object: Histogram::new([
                 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0, 20.0,
@@ -236,14 +242,20 @@ impl Metrics {
         self.first_object.observe(after.as_secs_f64());
     }
 
-    /// When what is known ends. What is not known any more is not told any more.
+    /// When what is known ends. What is not known any more is not told any more; what stays is never missing for a moment.
     pub(crate) fn endings(&self, endings: impl Iterator<Item = (ByCertificate, jiff::Timestamp)>) {
-        self.not_after.clear();
+        let mut shown = self.shown.lock();
+        let mut now = BTreeSet::new();
         for (certificate, at) in endings {
             self.not_after
                 .get_or_create(&certificate)
                 .set(at.as_second());
+            now.insert(certificate);
         }
+        for gone in shown.difference(&now) {
+            self.not_after.remove(gone);
+        }
+        *shown = now;
     }
 
     pub(crate) fn members(&self, members: impl Iterator<Item = (Station, Reached)>) {

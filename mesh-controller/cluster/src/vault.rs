@@ -217,7 +217,7 @@ fn loaded(
 ) -> Result<Root, Obstacle> {
     let invalid = |why: String| Obstacle::new("RootInvalid", format!("{place}: {why}"));
     let read = read_root(&layout::entries(secret), None, now)
-        .map_err(|error| invalid(crate::call::chain(&error)))?;
+        .map_err(|error| invalid(mesh_core::text::chain(&error)))?;
     let findings = acceptable(&read.findings).map_err(invalid)?;
     let key = read
         .key_pem
@@ -313,7 +313,7 @@ fn trouble(error: &mesh_ca::Error) -> Obstacle {
         mesh_ca::Error::SignerExpired { .. } => "RootExpired",
         _ => "RootFailed",
     };
-    Obstacle::new(reason, crate::call::chain(error))
+    Obstacle::new(reason, mesh_core::text::chain(error))
 }
 
 #[cfg(test)]

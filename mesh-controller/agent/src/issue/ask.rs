@@ -3,9 +3,7 @@
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use mesh_cluster::agent_io::{OwnCluster, PublishedKeys};
-use mesh_core::issuance::Review;
-
-use crate::intermediate::chain_of;
+use mesh_core::{issuance::Review, text::chain};
 
 /// A future that can be kept in a box.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -35,14 +33,14 @@ impl Authenticate for OwnCluster {
     fn review<'a>(&'a self, token: &'a str) -> Boxed<'a, Result<Review, NoAnswer>> {
         Box::pin(async move {
             let said = self.review_token(token).await;
-            said.map_err(|error| NoAnswer(chain_of(&error)))
+            said.map_err(|error| NoAnswer(chain(&error)))
         })
     }
 
     fn keys(&self) -> Boxed<'_, Result<PublishedKeys, NoAnswer>> {
         Box::pin(async move {
             let said = self.published_keys().await;
-            said.map_err(|error| NoAnswer(chain_of(&error)))
+            said.map_err(|error| NoAnswer(chain(&error)))
         })
     }
 }

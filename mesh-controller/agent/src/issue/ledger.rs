@@ -1,25 +1,11 @@
 //! What the ledger must do for us.
 
-use std::fmt;
-
 use jiff::Timestamp;
 use mesh_core::ledger::Pair;
 use tokio::time::Instant;
 
 use super::ask::Boxed;
-use crate::ledger::Book;
-
-/// The ledger does not speak of it in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotWritten;
-
-impl fmt::Display for NotWritten {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("failed to write the ledger in time")
-    }
-}
-
-impl std::error::Error for NotWritten {}
+use crate::ledger::{Book, NotWritten};
 
 /// A ledger that is written ahead: nothing is handed out that it does not speak of.
 pub trait Covering: Send + Sync + 'static {
@@ -65,9 +51,6 @@ impl Covering for Book {
         end: Timestamp,
         deadline: Instant,
     ) -> Boxed<'_, Result<(), NotWritten>> {
-        Box::pin(async move {
-            let covered = Self::cover(self, pair, end, deadline).await;
-            covered.map_err(|_why| NotWritten)
-        })
+        Box::pin(Self::cover(self, pair, end, deadline))
     }
 }

@@ -13,7 +13,10 @@ use std::{
 use jiff::Timestamp;
 use mesh_ca::{CheckedCsr, Requested, check_csr};
 use mesh_cluster::agent_io::Everyone;
-use mesh_core::issuance::{Ask, Caller, Grant, decide};
+use mesh_core::{
+    issuance::{Ask, Caller, Grant, decide},
+    text::line,
+};
 use prost_types::value::Kind;
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status};
@@ -32,6 +35,8 @@ use super::{
 
 /// What ztunnel asks under: the identity of the workload it asks for.
 const IMPERSONATED: &str = "ImpersonatedIdentity";
+/// Most characters of an identity asked for that the audit shows.
+const IDENTITY_MAX: usize = 300;
 /// Longest wait for the ledger; less than a request may take.
 const LEDGER: Duration = Duration::from_secs(3);
 
@@ -124,13 +129,13 @@ fn sign(
     now: Timestamp,
     end: Timestamp,
 ) -> Result<Gift, Denied> {
-    let failed = |error: &dyn std::error::Error| {
+    let failed = |error: &(dyn std::error::Error + 'static)| {
         Denied::new(
             Code::Internal,
             "NotSigned",
             "failed to sign the certificate",
         )
-        .because(crate::intermediate::chain_of(error))
+        .because(mesh_core::text::chain(error))
     };
     let life = end.duration_since(now);
     let issued = material
@@ -180,11 +185,6 @@ fn impersonated(request: &IstioCertificateRequest) -> &str {
     }
 }
 
-/// A stranger's text, short enough for a line.
-fn short(text: &str) -> String {
-    text.chars().take(300).collect()
-}
-
 #[tonic::async_trait]
 impl IstioCertificateService for Service {
     async fn create_certificate(
@@ -200,7 +200,7 @@ impl IstioCertificateService for Service {
         let mut line = Line {
             caller: Some(Arc::clone(&asker.caller)),
             client: asker.address.to_string(),
-            identity: short(asked_for),
+            identity: line(asked_for, IDENTITY_MAX),
             impersonated: !asked_for.is_empty(),
             ..Line::default()
         };

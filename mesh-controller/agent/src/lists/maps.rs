@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use mesh_api::{agent::Workloads as Wish, labels, mesh::WorkloadIssuer};
-use mesh_cluster::agent_io::{AgentIoError, Intent, MapDraft, MapSeen, NamespaceSeen, OwnCluster, Seen};
+use mesh_cluster::agent_io::{
+    AgentIoError, Intent, MapDraft, MapSeen, NamespaceSeen, OwnCluster, Seen,
+};
 use mesh_core::{facts::Obstacle, revocation::proxies::Reader};
 use tokio::{
     sync::watch,
@@ -17,7 +19,6 @@ use tokio::{
 
 use super::{Choice, Met, Same, Text, Worked, count};
 use crate::{
-    intermediate::chain_of,
     jitter,
     report::{Board, Draft, Lists, present},
     roots::{self, Roots, Todo},
@@ -256,7 +257,10 @@ fn not_written(error: &AgentIoError) -> Option<Obstacle> {
         error = error as &dyn std::error::Error,
         "failed to write revocation lists into namespaces"
     );
-    Some(Obstacle::new("ListsNotWritten", chain_of(error)))
+    Some(Obstacle::new(
+        "ListsNotWritten",
+        mesh_core::text::chain(error),
+    ))
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use mesh_ca::{Authority, PrivateKey, RevokedSerial, cacerts};
 use super::*;
 use crate::{
     intermediate::{Signer, told},
-    leaf::tests::signer,
     report::Board,
     testing::{Mesh, after, now},
 };
@@ -28,6 +27,17 @@ fn list(ca: &Authority, number: u64, serials: &[&str], at: Timestamp) -> Crl {
     Crl {
         issuer: ca.certificate().key_fingerprint.clone(),
         list: ca.sign_crl(&revoked, number, WEEK, at).unwrap().pem,
+    }
+}
+
+fn signer(mesh: &Mesh) -> Signer {
+    let mut wanted = mesh.wanted();
+    wanted.spec.intermediate_seconds = 30 * 86_400;
+    let key = PrivateKey::generate().unwrap();
+    let chain = mesh.sign(&wanted, 1, &key.csr_pem().unwrap(), now());
+    Signer {
+        generation: 1,
+        authority: Arc::new(Authority::load(&chain, key.pem()).unwrap()),
     }
 }
 
@@ -107,13 +117,19 @@ fn proxies_are_given_the_list_of_every_ca_that_they_may_meet_once_something_is_r
     assert_eq!(world.text("", Reader::Proxies, now()), Text::Withdraw);
     world.tell(&["77"], 2, now());
     let text = world.written("");
-    assert_eq!((text.matches("BEGIN X509 CRL").count(), count(&text)), (3, 1));
+    assert_eq!(
+        (text.matches("BEGIN X509 CRL").count(), count(&text)),
+        (3, 1)
+    );
     assert_eq!(world.text(&text, Reader::Proxies, now()), Text::Keep);
     // Lists that were renewed are not written before the old ones age.
     world.tell(&["77"], 3, after(4 * DAY));
     let own = list(&world.own.authority, 3, &[], now());
     world.board.crls(&[own]);
-    assert_eq!(world.text(&text, Reader::Proxies, after(5 * DAY)), Text::Keep);
+    assert_eq!(
+        world.text(&text, Reader::Proxies, after(5 * DAY)),
+        Text::Keep
+    );
     let later = world.text(&text, Reader::Proxies, after(6 * DAY));
     assert!(matches!(later, Text::Write(_)), "{later:?}");
     world.tell(&[], 4, after(4 * DAY));
@@ -132,7 +148,10 @@ fn whose_list_is_missing_is_said() {
     let peer = world.spec.crls.pop().unwrap();
     let found = world.choose("", Reader::Proxies, now());
     let why = found.obstacle.unwrap();
-    assert_eq!((found.text, why.reason.as_str()), (Text::Leave, "ListsIncomplete"));
+    assert_eq!(
+        (found.text, why.reason.as_str()),
+        (Text::Leave, "ListsIncomplete")
+    );
     assert!(why.message.contains("list of region1:"), "{}", why.message);
     // One that another CA signed is none.
     let mut forged = peer.clone();
@@ -180,9 +199,18 @@ fn what_istiod_is_given_it_takes() {
     let Text::Write(lists) = world.text(&lists, Reader::Istiod, now()) else {
         panic!("not renewed for another intermediate")
     };
-    let made = cacerts(&signer.authority, &key, &world.mesh.root_pem, Some(&lists), now());
+    let made = cacerts(
+        &signer.authority,
+        &key,
+        &world.mesh.root_pem,
+        Some(&lists),
+        now(),
+    );
     let made = made.unwrap();
-    assert!(made.entries().any(|(name, text)| name == maps::ENTRY && text == lists));
+    assert!(
+        made.entries()
+            .any(|(name, text)| name == maps::ENTRY && text == lists)
+    );
 }
 
 #[test]
@@ -191,8 +219,7 @@ fn it_is_looked_again_when_a_list_or_a_ca_ends() {
     world.tell(&[], 1, now());
     let said = world.board.said();
     let again = Met::new(&world.spec, &world.wish, &said, now()).1;
-    // The intermediate lives a day in this world, and its list no longer.
-    assert_eq!(again, Some(after(DAY - 300)));
+    assert_eq!(again, Some(after(7 * DAY - 300)));
 }
 
 #[test]

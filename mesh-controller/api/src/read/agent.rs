@@ -11,6 +11,7 @@ use mesh_core::{
     contract::GATEWAY_PORT,
     facts::{AgentFacts, Anchor, Obstacle, PathFacts, ReplicaFacts, Target},
     names::{ClusterName, LABEL_MAX},
+    text::line,
 };
 
 use crate::{
@@ -92,10 +93,7 @@ fn told(reason: &str, message: &str) -> Obstacle {
 }
 
 fn short(text: &str) -> String {
-    text.chars()
-        .take(TEXT_MAX)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    line(text, TEXT_MAX)
 }
 
 /// An IP address or a DNS name: anything else would be refused where peers are told of it, with all else that they are told.

@@ -13,6 +13,7 @@ use kube::{
     runtime::watcher::Config,
 };
 use mesh_api::{NAMESPACE, labels};
+use mesh_core::text::hex;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -75,9 +76,7 @@ fn hash<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {
         hash.update(part.len().to_le_bytes());
         hash.update(part.as_bytes());
     }
-    hash.finalize()
-        .iter()
-        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    hex(&hash.finalize())
 }
 
 pub(super) fn namespace(object: &Namespace) -> NamespaceSeen {
@@ -183,12 +182,7 @@ impl OwnCluster {
         outcomes.into_iter().find_map(Result::err)
     }
 
-    async fn delete_map(
-        &self,
-        name: &str,
-        namespace: &str,
-        uid: &str,
-    ) -> Result<(), AgentIoError> {
+    async fn delete_map(&self, name: &str, namespace: &str, uid: &str) -> Result<(), AgentIoError> {
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(uid.to_owned()),

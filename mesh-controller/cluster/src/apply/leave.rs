@@ -130,9 +130,13 @@ impl Writer {
         let object = format!("Secret {name}");
         let which = ListParams::default().fields(&format!("metadata.name={name}"));
         let list = call("list", &object, secrets.list_metadata(&which)).await?;
-        let ours = list.items.iter().map(|secret| &secret.metadata).find(|meta| {
-            self.owner.standing(meta) == Standing::Ours && meta.deletion_timestamp.is_none()
-        });
+        let ours = list
+            .items
+            .iter()
+            .map(|secret| &secret.metadata)
+            .find(|meta| {
+                self.owner.standing(meta) == Standing::Ours && meta.deletion_timestamp.is_none()
+            });
         let Some(meta) = ours else {
             return Ok(0);
         };
@@ -157,7 +161,13 @@ impl Writer {
             field_manager: Some(self.manager.to_owned()),
             ..PatchParams::default()
         };
-        match call("patch", &object, secrets.patch_metadata(name, &params, &patch)).await {
+        match call(
+            "patch",
+            &object,
+            secrets.patch_metadata(name, &params, &patch),
+        )
+        .await
+        {
             Ok(_) => Ok(1),
             Err(error) if error.is_not_found() || error.is_conflict() => Ok(1),
             Err(error) => Err(error),

@@ -164,11 +164,11 @@ impl Registrar {
             Ok(()) => true,
             // Somebody changed it meanwhile: the next look sees what.
             Err(error) if error.is_conflict() || error.is_not_found() => {
-                tracing::debug!(%id, why = crate::call::chain(&error), "Looking again");
+                tracing::debug!(%id, why = mesh_core::text::chain(&error), "Looking again");
                 false
             }
             Err(error) => {
-                tracing::warn!(%id, why = crate::call::chain(&error), "Failed to write");
+                tracing::warn!(%id, why = mesh_core::text::chain(&error), "Failed to write");
                 false
             }
         }
@@ -376,7 +376,7 @@ impl Registrar {
         .await;
         if let Err(error) = sent {
             tracing::debug!(
-                why = crate::call::chain(&error),
+                why = mesh_core::text::chain(&error),
                 "Failed to publish an event"
             );
         }

@@ -65,7 +65,7 @@ pub(super) async fn open(api: &Api<Secret>, wanted: Wanted<'_>) -> Result<Root, 
     match unlock(api, &wanted).await {
         Ok(key) => {
             let read = read_root(&entries, Some(key.public()), Timestamp::now())
-                .map_err(|error| invalid(crate::call::chain(&error)))?;
+                .map_err(|error| invalid(mesh_core::text::chain(&error)))?;
             let status = record(acceptable(&read.findings).map_err(invalid)?)?;
             let chain = read.chain_pem;
             let authority = patiently(PATIENCE, move || Authority::of(&chain, &key)).await?;
@@ -123,5 +123,5 @@ fn refused(error: &TokenError) -> Obstacle {
     } else {
         TOKEN_AWAY
     };
-    Obstacle::new(reason, crate::call::chain(error))
+    Obstacle::new(reason, mesh_core::text::chain(error))
 }

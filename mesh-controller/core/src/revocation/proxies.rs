@@ -159,7 +159,8 @@ fn go_on(
     let urgent = |(ca, list): (&&String, &&List)| {
         held(ca).is_none_or(|old| {
             old.number < list.number
-                && (!list.serials.is_subset(&old.serials) || old.is_old(now))
+                && (!list.serials.is_subset(&old.serials)
+                    || (old.is_old(now) && old.until < list.until))
         })
     };
     let missing = met

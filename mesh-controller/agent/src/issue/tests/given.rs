@@ -183,7 +183,7 @@ impl Covering for Slate {
         Box::pin(async move {
             self.asked.lock().push((pair, end));
             if !self.works {
-                return Err(NotWritten);
+                return Err(NotWritten { pair, end });
             }
             let ahead = end + SignedDuration::from_hours(1);
             self.written.lock().push((pair, ahead));

@@ -231,7 +231,7 @@ impl Member {
                 }
                 Err(error) => {
                     let why = error.obstacle();
-                    tracing::warn!(member = %self.key, why = crate::call::chain(&error), "Failed to leave");
+                    tracing::warn!(member = %self.key, why = mesh_core::text::chain(&error), "Failed to leave");
                     self.report(|seen| seen.hindrances = vec![why]);
                     return Some(false);
                 }

@@ -136,7 +136,7 @@ impl Member {
                 Some((anchor, facts))
             }
             Err(error) => {
-                tracing::warn!(member = %self.key, why = crate::call::chain(&error), "Does not recognise an intermediate");
+                tracing::warn!(member = %self.key, why = mesh_core::text::chain(&error), "Does not recognise an intermediate");
                 None
             }
         }

@@ -210,7 +210,7 @@ impl Member {
             }
             Err(error) => {
                 self.common.metrics.judged(Judged::Failed);
-                tracing::warn!(member = %self.key, why = crate::call::chain(&error), "Failed to answer a request");
+                tracing::warn!(member = %self.key, why = mesh_core::text::chain(&error), "Failed to answer a request");
                 true
             }
         }
