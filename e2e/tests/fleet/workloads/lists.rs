@@ -1,5 +1,7 @@
 //! Revocation lists, as Istio's own programs read them.
 
+use std::time::Instant;
+
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
@@ -7,9 +9,9 @@ use mesh_e2e::{sidecar, wait_for, x509};
 use serde_json::json;
 
 use super::proxies::CURVE;
-use super::{CA, NAMESPACE, Parts, Workloads, with_istio};
+use super::{CA, LONG, NAMESPACE, Parts, Workloads, with_istio};
+use crate::PODS;
 use crate::certificates::{newest, revoke};
-use crate::{PODS, SOON};
 
 /// A certificate that is not renewed while a test runs.
 const LONG_LIVED: &[(&str, &str)] = &[("SECRET_TTL", "12h")];
@@ -21,20 +23,30 @@ fn a_real_sidecar_refuses_what_is_below_a_revoked_intermediate() -> Result<()> {
     let options = json!({ "issuer": "agent", "lifetime": "1h" });
     with_istio("sidecar-lists", options, |w, parts| async move {
         let ca = format!("{CA}:443");
+        // sidecars look for the file when they start
+        wait_for("a map for lists", PODS, || async {
+            Ok(lists(&w).await?.map(drop).ok_or("none"))
+        })
+        .await?;
         w.pair(&parts, &ca, [CURVE, LONG_LIVED]).await?;
         let leaked = newest(&w.link).await?;
+        let started = Instant::now();
         revoke(&w.link, &leaked.serial).await?;
         let list = listed(&w, &leaked.serial).await?;
         println!("{}", list.trim());
-        // The server's certificate is from the next generation, and it starts with the lists; the client's is the old one.
-        again(&w, &parts, "server", &ca).await?;
-        below_another(&w, "server", &leaked.certificate).await?;
+        // The server's certificate is renewed all the time, and so it is from the next generation; the client's is the old one.
+        wait_for("the server's next certificate", LONG, || async {
+            Ok(below_another(&w, "server", &leaked.certificate)
+                .await
+                .map_err(|e| format!("{e:#}")))
+        })
+        .await?;
         let stolen = w.held("client").await?;
         ensure!(
             stolen.chain.contains(&leaked.certificate),
             "the client was renewed, so it shows nothing"
         );
-        let refused = wait_for("the old certificate to be refused", SOON, || async {
+        let refused = wait_for("the old certificate to be refused", LONG, || async {
             let answer = w.request().await;
             let stats = format!("http://127.0.0.1:15000/stats?filter={REFUSED}");
             let stats = sidecar::ask(w.child(), NAMESPACE, "server", &stats).await?;
@@ -49,6 +61,10 @@ fn a_real_sidecar_refuses_what_is_below_a_revoked_intermediate() -> Result<()> {
         })
         .await?;
         println!("{}", refused.trim());
+        println!(
+            "refused {:.0} s after it was revoked",
+            started.elapsed().as_secs_f64()
+        );
         // With a certificate of its own from the next generation it is believed again.
         again(&w, &parts, "client", &ca).await?;
         answered(&w).await?;
@@ -56,13 +72,17 @@ fn a_real_sidecar_refuses_what_is_below_a_revoked_intermediate() -> Result<()> {
     })
 }
 
+/// The text with the lists for proxies in the tests' namespace.
+async fn lists(w: &Workloads) -> Result<Option<String>> {
+    let maps: Api<ConfigMap> = Api::namespaced(w.child().client(), NAMESPACE);
+    let found = maps.get_opt("istio-ca-crl").await?;
+    Ok(found.and_then(|m| m.data?.remove("ca-crl.pem")))
+}
+
 /// Waits until the lists for proxies stand in the tests' namespace with this serial number in one of them, and returns that one in words.
 pub(super) async fn listed(w: &Workloads, serial: &str) -> Result<String> {
-    let maps: Api<ConfigMap> = Api::namespaced(w.child().client(), NAMESPACE);
     wait_for("lists for proxies", PODS, || async {
-        let found = maps.get_opt("istio-ca-crl").await?;
-        let text = found.and_then(|m| m.data?.remove("ca-crl.pem"));
-        let Some(text) = text else {
+        let Some(text) = lists(w).await? else {
             return Ok(Err("no ConfigMap".to_owned()));
         };
         let lists = x509::lists(&text)?;

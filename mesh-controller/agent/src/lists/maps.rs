@@ -1,8 +1,8 @@
 //! Revocation lists in every namespace, where Istio's sidecars look for them: `ConfigMap` `istio-ca-crl`.
 //!
-//! When istiod is the issuer it writes these maps itself, from `cacerts`. Otherwise we do, once something is revoked. A proxy goes on with the
-//! lists that it has read when the map is deleted, until they end, and then refuses everybody; an empty text ends that at once. So a map is
-//! emptied first and deleted later.
+//! When istiod is the issuer it writes these maps itself, from `cacerts`. Otherwise we do: empty until something is revoked, as istiod does, since
+//! sidecars look for the file once, when they are given roots. A proxy goes on with the lists that it has read when the map is deleted, until
+//! they end, and then refuses everybody; an empty text ends that at once. So a map is emptied first and deleted later.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -58,7 +58,7 @@ fn goal(text: Text, standing: &str) -> Goal {
         Text::Write(text) => Goal::Text(text),
         Text::Leave => Goal::Leave,
         Text::Keep => Goal::Text(standing.to_owned()),
-        Text::Withdraw => Goal::Nothing,
+        Text::Withdraw => Goal::Text(String::new()),
     }
 }
 
@@ -207,7 +207,7 @@ impl Keeper {
                 let draft = draft(text, &wanted.marks);
                 let todo = roots::decide(&draft, false, there, known);
                 let failure = self.put(&draft, &todo).await;
-                lists.revoked = failure.is_none().then_some(revoked);
+                lists.revoked = (failure.is_none() && revoked > 0).then_some(revoked);
                 lists.foreign = todo.foreign;
                 lists.obstacle = failure.or(lists.obstacle);
             }
@@ -245,7 +245,7 @@ impl Keeper {
         }
         tracing::info!(
             namespaces = maps.len(),
-            "taking revocation lists back: nothing is revoked any more"
+            "taking revocation lists back: istiod writes its own"
         );
         let failure = self.cluster.delete_maps(labels::CRL_CONFIG_MAP, &maps);
         not_written(&failure.await?)
