@@ -8,8 +8,10 @@ use kube::Api;
 use mesh_e2e::{Cluster, progress, wait_for, x509};
 use serde_json::json;
 
+use super::lists::{answered, below_another, listed};
 use super::proxies::{CURVE, trusts};
 use super::{NAMESPACE, Parts, Workloads, mesh_agent, with_istio};
+use crate::certificates::{newest, revoke};
 use crate::{PODS, SOON};
 
 /// Name under which istiod is called.
@@ -224,6 +226,17 @@ async fn istiod(w: &Workloads, parts: &Parts) -> Result<()> {
     trusts(w, &BTreeSet::from([w.root.clone()])).await?;
     let lost = w.many(100).await?;
     ensure!(lost.is_none(), "with one root again: {lost:?}");
+
+    // the next generation of what it signs with, and the lists that it hands on
+    let leaked = newest(&w.link).await?;
+    revoke(&w.link, &leaked.serial).await?;
+    listed(w, &leaked.serial).await?;
+    for pod in ["server", "client"] {
+        below_another(w, pod, &leaked.certificate).await?;
+    }
+    answered(w).await?;
+    let lost = w.many(100).await?;
+    ensure!(lost.is_none(), "below the next generation: {lost:?}");
 
     // a namespace that comes gets the root
     let late = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "workloads-late" } }).to_string();

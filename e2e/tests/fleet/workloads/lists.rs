@@ -35,12 +35,7 @@ fn a_real_sidecar_refuses_what_is_below_a_revoked_intermediate() -> Result<()> {
         let list = listed(&w, &leaked.serial).await?;
         println!("{}", list.trim());
         // The server's certificate is renewed all the time, and so it is from the next generation; the client's is the old one.
-        wait_for("the server's next certificate", LONG, || async {
-            Ok(below_another(&w, "server", &leaked.certificate)
-                .await
-                .map_err(|e| format!("{e:#}")))
-        })
-        .await?;
+        below_another(&w, "server", &leaked.certificate).await?;
         let stolen = w.held("client").await?;
         ensure!(
             stolen.chain.contains(&leaked.certificate),
@@ -105,7 +100,7 @@ async fn again(w: &Workloads, parts: &Parts, name: &str, ca: &str) -> Result<()>
 }
 
 /// Waits until a request passes.
-async fn answered(w: &Workloads) -> Result<()> {
+pub(super) async fn answered(w: &Workloads) -> Result<()> {
     wait_for("a request through both Envoys", PODS, || async {
         Ok(match w.request().await {
             Ok(answer) if answer.contains("200 OK") => Ok(()),
@@ -116,11 +111,17 @@ async fn answered(w: &Workloads) -> Result<()> {
     .await
 }
 
-/// The pod's certificate is below an intermediate of ours, and not below this one.
+/// Waits until the pod's certificate is below an intermediate of ours that is not this one.
 pub(super) async fn below_another(w: &Workloads, pod: &str, revoked: &str) -> Result<()> {
-    w.verified(pod).await?;
-    let held = w.held(pod).await?;
-    let own = held.chain.get(1).context("no intermediate")?;
-    ensure!(own != revoked, "{pod} is below the revoked intermediate");
-    Ok(())
+    wait_for(&format!("the next certificate of {pod}"), LONG, || async {
+        let held = w.held(pod).await?;
+        let own = held.chain.get(1).context("no intermediate")?;
+        Ok(if own == revoked {
+            Err("it is below the revoked intermediate")
+        } else {
+            Ok(())
+        })
+    })
+    .await?;
+    w.verified(pod).await
 }
