@@ -18,7 +18,7 @@ export CACHE
 # a failed test says what it saw; the stack below it says nothing more
 export RUST_BACKTRACE := 0
 
-.PHONY: help demo demo-down test check fmt clippy deny unit fleet-tests crds build bench advisories
+.PHONY: help demo demo-down test check fmt clippy deny unit fleet-tests crds build bench bench-ca advisories
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -78,3 +78,6 @@ crds: ## Write the CRDs of the chart from the types
 
 bench: build ## The figures of docs/performance.md
 	$(E2E) bench
+
+bench-ca: build ## What a workload certificate costs, beside istiod and step-ca (docs/performance.md)
+	$(E2E) bench-ca

@@ -11,18 +11,48 @@ use tokio::process::{Child, Command};
 use crate::components::Components;
 use crate::{exec, wait_for};
 
-/// Address of the fleet's network in which tests are.
-const ADDRESS: &str = "172.30.0.1";
-/// Port of the first; the others follow.
-const PORT: u16 = 16_443;
+/// Where they listen.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    address: &'static str,
+    /// Port of the first; the others follow.
+    port: u16,
+    /// Ports of etcd, on loopback: for clients, and for peers that it has not.
+    etcd: [u16; 2],
+    /// Who keeps the endpoints of the Service `kubernetes`, which may not point at loopback.
+    reconciler: &'static str,
+}
+
+impl Place {
+    /// The address of the fleet's network in which tests are.
+    pub const FLEET: Self = Self {
+        address: "172.30.0.1",
+        port: 16_443,
+        etcd: [23_790, 23_800],
+        reconciler: "lease",
+    };
+    /// The machine's own loopback.
+    pub const LOOPBACK: Self = Self {
+        address: "127.0.0.1",
+        port: 17_443,
+        etcd: [23_791, 23_801],
+        reconciler: "none",
+    };
+
+    fn url(&self, n: u16) -> String {
+        format!("https://{}:{}", self.address, self.port + n)
+    }
+}
+
 /// Token of their administrator: they live for one test in a network without an uplink.
 const TOKEN: &str = "administrator-of-a-test";
 
 /// Running API servers.
 #[derive(Debug)]
 pub struct Bare {
-    // Ended when dropped.
-    _processes: Vec<Child>,
+    /// etcd, then the API servers. Ended when dropped.
+    processes: Vec<Child>,
+    place: Place,
     folder: PathBuf,
     count: u16,
 }
@@ -34,8 +64,13 @@ impl Drop for Bare {
 }
 
 impl Bare {
-    /// Starts some, and waits until all answer.
+    /// Starts some in the fleet's network, and waits until all answer.
     pub async fn start(components: &Components, count: u16) -> Result<Self> {
+        Self::start_at(&components.node_path(), Place::FLEET, count).await
+    }
+
+    /// Starts some from programs on this `PATH`, and waits until all answer.
+    pub async fn start_at(path: &str, place: Place, count: u16) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("kof-istio-bare-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let at = |name: &str| folder.join(name).display().to_string();
@@ -51,10 +86,7 @@ impl Bare {
         let spawn = |program: &str, args: &[String]| -> Result<Child> {
             let log = std::fs::File::create(folder.join(format!("{program}.log")))?;
             let mut command = Command::new(program);
-            command
-                .args(args)
-                .env("PATH", components.node_path())
-                .kill_on_drop(true);
+            command.args(args).env("PATH", path).kill_on_drop(true);
             command
                 .stdin(std::process::Stdio::null())
                 .stdout(log.try_clone()?)
@@ -63,14 +95,14 @@ impl Bare {
                 .spawn()
                 .with_context(|| format!("failed to start {program}"))
         };
-        let etcd = "http://127.0.0.1:23790";
+        let [etcd, peers] = place.etcd.map(|port| format!("http://127.0.0.1:{port}"));
         let mut processes = vec![spawn(
             "etcd",
             &[
                 format!("--data-dir={}", at("etcd")),
                 format!("--listen-client-urls={etcd}"),
                 format!("--advertise-client-urls={etcd}"),
-                "--listen-peer-urls=http://127.0.0.1:23800".to_owned(),
+                format!("--listen-peer-urls={peers}"),
                 "--unsafe-no-fsync".to_owned(),
             ],
         )?];
@@ -80,9 +112,9 @@ impl Bare {
                 &[
                     format!("--etcd-servers={etcd}"),
                     format!("--etcd-prefix=/bare{n}"),
-                    format!("--bind-address={ADDRESS}"),
-                    format!("--advertise-address={ADDRESS}"),
-                    format!("--secure-port={}", PORT + n),
+                    format!("--bind-address={}", place.address),
+                    format!("--advertise-address={}", place.address),
+                    format!("--secure-port={}", place.port + n),
                     format!("--cert-dir={}", at(&format!("pki{n}"))),
                     format!("--token-auth-file={}", at("tokens")),
                     format!("--service-account-key-file={}", at("sa.key")),
@@ -90,17 +122,19 @@ impl Bare {
                     "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
                     "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
                     "--authorization-mode=RBAC".to_owned(),
+                    format!("--endpoint-reconciler-type={}", place.reconciler),
                     "--disable-admission-plugins=ServiceAccount".to_owned(),
                 ],
             )?);
         }
         let this = Self {
-            _processes: processes,
+            processes,
+            place,
             folder,
             count,
         };
         for n in 0..count {
-            let url = format!("https://{ADDRESS}:{}/readyz", PORT + n);
+            let url = format!("{}/readyz", place.url(n));
             wait_for(
                 &format!("bare API server {n}"),
                 Duration::from_mins(4),
@@ -115,6 +149,14 @@ impl Bare {
         Ok(this)
     }
 
+    /// The process of one.
+    pub fn process(&self, n: u16) -> Result<u32> {
+        let child = self.processes.get(usize::from(n) + 1);
+        child
+            .and_then(Child::id)
+            .with_context(|| format!("API server {n} does not run"))
+    }
+
     /// The kubeconfig of one's administrator.
     pub fn kubeconfig(&self, n: u16) -> Result<String> {
         anyhow::ensure!(n < self.count, "there is no API server {n}");
@@ -122,7 +164,7 @@ impl Bare {
         let ca = serde_json::to_value(k8s_openapi::ByteString(ca))?;
         Ok(json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{ "name": "k", "cluster": { "server": format!("https://{ADDRESS}:{}", PORT + n), "certificate-authority-data": ca } }],
+            "clusters": [{ "name": "k", "cluster": { "server": self.place.url(n), "certificate-authority-data": ca } }],
             "users": [{ "name": "u", "user": { "token": TOKEN } }],
             "contexts": [{ "name": "c", "context": { "cluster": "k", "user": "u" } }],
         })

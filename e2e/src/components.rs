@@ -180,6 +180,48 @@ pub fn judge() -> Result<PathBuf> {
     Ok(ensure(&JUDGE)?.join("bin/judge"))
 }
 
+/// Made only to be compared with.
+const STEP_CA: Family = Family {
+    name: "step-ca",
+    folder: "step-ca",
+    kind: Kind::Go {
+        packages: &["tool"],
+        flags: PLAIN,
+    },
+    takes: "4 min",
+};
+
+/// The certificate authority of smallstep, for `make bench-ca`.
+#[derive(Clone, Debug)]
+pub struct StepCa(PathBuf);
+
+impl StepCa {
+    /// Makes it if need be.
+    pub fn ensure() -> Result<Self> {
+        require_tools()?;
+        ensure(&STEP_CA).map(Self)
+    }
+
+    /// The program.
+    pub fn program(&self) -> PathBuf {
+        self.0.join("bin/step-ca")
+    }
+}
+
+/// Makes what a bare control plane needs, and says where: a value of `PATH`.
+pub fn control_plane() -> Result<String> {
+    require_tools()?;
+    let mut path = Vec::new();
+    for family in FAMILIES
+        .iter()
+        .filter(|f| ["etcd", "kubernetes"].contains(&f.name))
+    {
+        path.push(ensure(family)?.join("bin").display().to_string());
+    }
+    path.push("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+    Ok(path.join(":"))
+}
+
 /// Folders with everything the fleet runs.
 #[derive(Clone, Debug)]
 pub struct Components {

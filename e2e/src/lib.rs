@@ -14,6 +14,7 @@
 pub mod audit;
 pub mod bare;
 pub mod bench;
+pub mod bench_ca;
 pub mod cluster;
 pub mod collect;
 pub mod components;

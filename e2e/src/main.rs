@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use mesh_e2e::components::{Components, Istio};
+use mesh_e2e::bench_ca::{Extent, Peers};
+use mesh_e2e::components::{Components, Istio, StepCa, control_plane};
 use mesh_e2e::fleet::{self, Prepared, USUAL};
 use mesh_e2e::images::{self, Image};
 use mesh_e2e::provider::{Handle, Provider as _, State};
@@ -129,6 +130,32 @@ enum Command {
     Demo,
     /// Measure the figures of docs/performance.md
     Bench,
+    /// Measure what a workload certificate costs, beside istiod and step-ca; needs no cluster
+    BenchCa {
+        /// Leave istiod out; it takes long to make
+        #[arg(long)]
+        no_istiod: bool,
+        /// Leave step-ca out
+        #[arg(long)]
+        no_step_ca: bool,
+        /// Rounds; in each everybody is measured once
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Seconds of one run; five runs and more make a round
+        #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+        per_round: u32,
+        /// Certificates after which the agent's memory is looked at last
+        #[arg(long, default_value_t = 200_000, value_name = "CERTIFICATES")]
+        memory: usize,
+    },
+    /// The least of servers, for `bench-ca`
+    #[command(hide = true)]
+    BenchCaMinimal {
+        /// Folder with certificates and keys
+        folder: PathBuf,
+        /// Where it listens
+        address: std::net::SocketAddr,
+    },
     /// Check the fleet itself: names, paths, tokens, load balancers, and what must not be reached
     Smoke,
 }
@@ -199,8 +226,46 @@ fn run(command: Command) -> Result<()> {
         Command::Bench => mesh_e2e::run("bench", &USUAL, |fleet| async move {
             mesh_e2e::bench::run(&fleet).await
         }),
+        Command::BenchCa {
+            no_istiod,
+            no_step_ca,
+            rounds,
+            per_round,
+            memory,
+        } => {
+            let run = std::time::Duration::from_secs(per_round.into());
+            let extent = Extent {
+                rounds,
+                run,
+                memory,
+            };
+            bench_ca(!no_istiod, !no_step_ca, extent)
+        }
+        Command::BenchCaMinimal { folder, address } => {
+            alone(async move { mesh_e2e::bench_ca::serve_minimal(&folder, address).await })
+        }
         Command::Smoke => mesh_e2e::smoke::run(),
     }
+}
+
+fn bench_ca(istiod: bool, step_ca: bool, extent: Extent) -> Result<()> {
+    let path = control_plane()?;
+    let peers = Peers {
+        istio: istiod.then(Istio::ensure).transpose()?,
+        step_ca: step_ca.then(StepCa::ensure).transpose()?,
+    };
+    alone(async move { mesh_e2e::bench_ca::run(&path, &peers, extent).await })
+}
+
+/// Runs something on the machine's own network, on two threads.
+fn alone(work: impl Future<Output = Result<()>>) -> Result<()> {
+    // a second installation of the same provider is what the error would be about
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(work)
 }
 
 fn up(clusters: Option<u8>, names: Vec<String>) -> Result<()> {

@@ -43,7 +43,7 @@ pub const CHILD: &[(&str, &str)] = &[
 ];
 
 /// The product's binary: as built in this tree, or what `MESH_CONTROLLER` names.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let built = || paths::project().join("target/release/mesh-controller");
     std::env::var_os("MESH_CONTROLLER").map_or_else(built, PathBuf::from)
 }
