@@ -6,12 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 use mesh_core::names::{MeshName, SpiffeId};
 use rcgen::{CertificateParams, Issuer};
 use rustls_pki_types::CertificateDer;
+use x509_parser::{prelude::FromDer as _, x509::SubjectPublicKeyInfo};
 use zeroize::Zeroizing;
 
 use crate::{
     CA_BACKDATE, CaKey, CertFacts, CheckedCsr, Error, IntermediateSubject, LEAF_BACKDATE,
     PrivateKey, PublicKey, Usage,
-    facts::{is_plain, parse, read_facts},
+    facts::{facts_of, is_plain, parse, read_facts},
     key::Signer,
     pem,
     profile::{self, Life},
@@ -21,6 +22,9 @@ use crate::{
 pub struct Authority {
     issuer: Issuer<'static, Signer>,
     own: CertificateDer<'static>,
+    /// Its subject and its key as they stand in it, DER: what is signed here must name the one and verify under the other.
+    subject: Vec<u8>,
+    spki: Vec<u8>,
     facts: CertFacts,
     /// What is sent behind a certificate signed here: this authority and those above it, without self-signed ones.
     served: String,
@@ -156,9 +160,12 @@ impl Authority {
                 .filter(|(_, facts)| !facts.self_issued)
                 .map(|(der, _)| der),
         );
+        let parsed = parse(own, 0)?;
         Ok(Self {
             issuer,
             own: own.clone(),
+            subject: parsed.subject().as_raw().to_vec(),
+            spki: parsed.public_key().raw.to_vec(),
             facts: facts.clone(),
             served,
             bounds,
@@ -307,13 +314,16 @@ impl Authority {
     /// Reads back what was just signed: it must carry the key asked for, name this authority as its issuer in the very same bytes,
     /// and verify under its key.
     fn judge(&self, der: &CertificateDer<'_>, key: &PublicKey) -> Result<CertFacts, Error> {
-        let facts = read_facts(der, 0)?;
+        let leaf = parse(der, 0)?;
+        let facts = facts_of(&leaf, der, 0)?;
         if facts.key_fingerprint != key.fingerprint() {
             return Err(Error::Judged {
                 rule: "it carries the key asked for",
             });
         }
-        if !issued_by(&parse(der, 0)?, &parse(&self.own, 0)?) {
+        let signed = |own: &SubjectPublicKeyInfo<'_>| leaf.verify_signature(Some(own)).is_ok();
+        let own = SubjectPublicKeyInfo::from_der(&self.spki);
+        if leaf.issuer().as_raw() != self.subject || !own.is_ok_and(|(_, own)| signed(&own)) {
             return Err(Error::Judged {
                 rule: "it names its issuer and is signed by it",
             });

@@ -255,7 +255,15 @@ pub(crate) fn parse<'a>(
 
 /// What the certificate says; `index` only serves the error.
 pub(crate) fn read_facts(der: &CertificateDer<'_>, index: usize) -> Result<CertFacts, Error> {
-    let certificate = parse(der, index)?;
+    facts_of(&parse(der, index)?, der, index)
+}
+
+/// The same of one that is parsed already.
+pub(crate) fn facts_of(
+    certificate: &X509Certificate<'_>,
+    der: &CertificateDer<'_>,
+    index: usize,
+) -> Result<CertFacts, Error> {
     let refusal = |reason: String| Error::ReadCertificate { index, reason };
     let subject = certificate.subject();
     let mut facts = CertFacts {
