@@ -10,7 +10,10 @@ use std::{
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use rustls::{ServerConfig, server::ResolvesServerCert};
+use rustls::{
+    ServerConfig,
+    server::{NoServerSessionStorage, ResolvesServerCert},
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -51,6 +54,9 @@ pub(super) fn tls(serving: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, 
         .with_no_client_auth()
         .with_cert_resolver(serving);
     config.alpn_protocols = vec![b"h2".to_vec()];
+    // Who asks comes again hours later: no session is kept for it to resume, and no ticket sent.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(config)
 }
 

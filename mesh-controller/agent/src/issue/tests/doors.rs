@@ -33,6 +33,18 @@ async fn it_is_known_by_its_names_and_the_mesh_root() {
 }
 
 #[tokio::test]
+async fn nothing_is_sent_to_resume_a_session_with() {
+    let world = World::new().await;
+    let mut stream = tls(world.address, &world.mesh.root_pem, NAME)
+        .await
+        .unwrap();
+    // Tickets would come before the first frame.
+    let mut frame = [0; 9];
+    stream.read_exact(&mut frame).await.unwrap();
+    assert_eq!(stream.get_ref().1.tls13_tickets_received(), 0);
+}
+
+#[tokio::test]
 async fn a_new_serving_certificate_is_noticed_by_new_connections_only() {
     let world = World::new().await;
     let old = world.client().await;
