@@ -94,6 +94,8 @@ struct Bench {
 
 /// Measures, and prints tables. The API server and etcd are on `path`.
 pub async fn run(path: &str, peers: &Peers, extent: Extent) -> Result<()> {
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    progress::step(format!("load average before it: {}", load.trim_end()));
     progress::step("keys, requests, API server");
     let api = Bare::start_at(path, bare::Place::LOOPBACK, 1).await?;
     let kubeconfig = api.kubeconfig(0)?;

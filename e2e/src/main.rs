@@ -249,6 +249,9 @@ fn run(command: Command) -> Result<()> {
 }
 
 fn bench_ca(istiod: bool, step_ca: bool, extent: Extent) -> Result<()> {
+    // Its API server has fixed ports; and two would measure each other.
+    let lock = paths::cache()?.join("bench-ca.lock");
+    let _lock = paths::lock(&lock, "another run measures certificates")?;
     let path = control_plane()?;
     let peers = Peers {
         istio: istiod.then(Istio::ensure).transpose()?,
