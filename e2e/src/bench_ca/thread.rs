@@ -26,7 +26,7 @@ pub(super) fn measure(
     let checked = check_csr(csr, Requested::Identity(&request.identity))?;
     let (life, now) = (SignedDuration::from_hours(1), Timestamp::now());
     let answers = Answers::new(&ours, &authorities.root, now)?;
-    let issued = ours.sign_leaf(&request.identity, checked.key(), life, now)?;
+    let leaf = ours.sign_leaf(&request.identity, checked.key(), life, now)?;
     Ok(vec![
         (
             "rcgen: read the request and verify its signature",
@@ -60,14 +60,14 @@ pub(super) fn measure(
         (
             "mesh-ca: put a leaf into the answer that was judged before",
             fastest(|| {
-                drop(answers.give(&issued, &request.identity)?);
+                drop(answers.give(&leaf, &request.identity)?);
                 Ok(())
             })?,
         ),
         (
             "mesh-ca: judge a leaf as a peer would, up to the root",
             fastest(|| {
-                let (chain, root) = (&issued.chain_pem, &authorities.root);
+                let (chain, root) = (&leaf.chain_pem, &authorities.root);
                 drop(mesh_ca::verify_leaf(chain, root, &request.identity, now)?);
                 Ok(())
             })?,
