@@ -1,4 +1,4 @@
-//! What the agent may do in a member, as its API server says.
+//! What the agent may do in a member, and the controller on management, as their API servers say.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::authorization::v1::{
@@ -10,13 +10,17 @@ use mesh_e2e::{Cluster, progress};
 use serde_json::json;
 
 use super::with_workloads;
+use crate::with_link;
 
-/// Whether the agent may do something: verb, resource (`group/resource/subresource`), namespace, name.
-async fn may(cluster: &Cluster, what: [&str; 4]) -> Result<bool> {
+/// Something to do: verb, resource (`group/resource/subresource`), namespace, name.
+type Deed = [&'static str; 4];
+
+/// Whether an account of namespace istio-system may do something.
+async fn may(cluster: &Cluster, account: &str, what: Deed) -> Result<bool> {
     let [verb, resource, namespace, name] = what;
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let mut spec = SubjectAccessReviewSpec {
-        user: Some("system:serviceaccount:istio-system:mesh-agent".to_owned()),
+        user: Some(format!("system:serviceaccount:istio-system:{account}")),
         groups: Some(
             [
                 "system:serviceaccounts",
@@ -157,23 +161,74 @@ fn the_agent_may_do_what_it_needs_and_nothing_else() -> Result<()> {
             ["patch", "/nodes", "", "child1-node"],
             ["get", "/nodes/proxy", "", "child1-node"],
         ];
-        let mut wrong = Vec::new();
-        for (expected, list) in [(true, needed.as_slice()), (false, refused.as_slice())] {
-            for what in list {
-                if may(w.child(), *what).await? != expected {
-                    wrong.push(format!(
-                        "{}allowed: {what:?}",
-                        if expected { "not " } else { "" }
-                    ));
-                }
+        check(w.child(), "mesh-agent", (&needed, &refused)).await
+    })
+}
+
+#[test]
+fn the_controller_changes_and_deletes_on_management_only_what_it_makes() -> Result<()> {
+    with_link("controller-rights", |link| async move {
+        let rbac = "rbac.authorization.k8s.io/clusterroles";
+        let crds = "apiextensions.k8s.io/customresourcedefinitions";
+        let needed = [
+            ["get", "/secrets", "kcm-system", "child1-kubeconf"],
+            ["patch", rbac, "", "mesh-agent"],
+            [
+                "delete",
+                crds,
+                "",
+                "meshagents.mesh.kof.k0rdent.mirantis.com",
+            ],
+            ["delete", "/namespaces", "", "kof"],
+            ["delete", "/secrets", "istio-system", "mesh-intermediate"],
+        ];
+        let refused = [
+            ["delete", rbac, "", "cluster-admin"],
+            ["patch", rbac, "", "kof-istio-controller"],
+            ["bind", rbac, "", "cluster-admin"],
+            ["escalate", rbac, "", "mesh-agent"],
+            ["delete", crds, "", "meshes.mesh.kof.k0rdent.mirantis.com"],
+            [
+                "delete",
+                crds,
+                "",
+                "clusterdeployments.k0rdent.mirantis.com",
+            ],
+            ["delete", "/namespaces", "", "kcm-system"],
+            ["patch", "/namespaces", "", "kube-system"],
+            // the root is made, and never changed or deleted
+            ["delete", "/secrets", "istio-system", "default-mesh-root"],
+            ["patch", "/secrets", "istio-system", "default-mesh-root"],
+            ["delete", "/secrets", "kcm-system", "child1-kubeconf"],
+            [
+                "delete",
+                "k0rdent.mirantis.com/clusterdeployments",
+                "kcm-system",
+                "child1",
+            ],
+            ["create", "/serviceaccounts/token", "kcm-system", "default"],
+            ["impersonate", "/users", "", "kubernetes-admin"],
+            ["create", "/pods/exec", "kof", "client"],
+            ["get", "/nodes/proxy", "", "management-node"],
+        ];
+        check(&link.management, "mesh-controller", (&needed, &refused)).await
+    })
+}
+
+/// The API server allows what is needed, and nothing of what is to be refused.
+async fn check(cluster: &Cluster, account: &str, lists: (&[Deed], &[Deed])) -> Result<()> {
+    let mut wrong = Vec::new();
+    let (needed, refused) = lists;
+    for (expected, list) in [(true, needed), (false, refused)] {
+        for what in list {
+            if may(cluster, account, *what).await? != expected {
+                let not = if expected { "not " } else { "" };
+                wrong.push(format!("{not}allowed: {what:?}"));
             }
         }
-        ensure!(wrong.is_empty(), "{wrong:#?}");
-        progress::step(format!(
-            "{} rights, {} refusals",
-            needed.len(),
-            refused.len()
-        ));
-        Ok(())
-    })
+    }
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    let (rights, refusals) = (needed.len(), refused.len());
+    progress::step(format!("{account}: {rights} rights, {refusals} refusals"));
+    Ok(())
 }
