@@ -41,7 +41,7 @@ fn a_revoked_intermediate_is_refused_by_a_real_envoy_and_the_next_one_is_taken()
 
 async fn refused_while_nothing_else_is_there(link: &Link, leaked: &Intermediate) -> Result<()> {
     let before = unknown_callers(link).await?;
-    revoke(link, &leaked.serial).await?;
+    revoke(link, "default", &leaked.serial).await?;
     let seconds = wait_for("the revocation to be done", SOON, || async {
         let status = mesh_status(link).await?;
         let told = list(&status, "/revocations")
@@ -120,11 +120,11 @@ async fn mesh_status(link: &Link) -> Result<Value> {
         .context("the Mesh has no status")
 }
 
-/// Says in the default mesh that nobody is to believe the intermediate of this serial number any more.
-pub(crate) async fn revoke(link: &Link, serial: &str) -> Result<()> {
+/// Says in a mesh that nobody is to believe the intermediate of this serial number any more.
+pub(crate) async fn revoke(link: &Link, mesh: &str, serial: &str) -> Result<()> {
     let wish = json!({ "spec": { "revoked": [{ "serial": serial, "reason": "test" }] } });
     let wish = wish.to_string();
-    let patch = ["patch", "mesh", "default", "--type=merge", "-p", &wish];
+    let patch = ["patch", "mesh", mesh, "--type=merge", "-p", &wish];
     link.management.kubectl(&patch).await.map(drop)
 }
 

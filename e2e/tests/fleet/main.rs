@@ -68,6 +68,7 @@ pub(crate) async fn linked(fleet: Fleet) -> Result<Link> {
     scenario::install_product(&link.fleet, &product, &[]).await?;
     // what a test left behind that was stopped
     workloads::set(&link.management, None).await?;
+    renewal::set_life(&link.management, renewal::USUAL).await?;
     scenario::install_storage(&link.region).await?;
     scenario::install_collector(&link.child, "region1").await?;
     scenario::install_client(&link.management).await?;

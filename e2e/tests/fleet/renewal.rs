@@ -7,13 +7,15 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use mesh_api::mesh::Mesh;
-use mesh_e2e::{scenario, wait_for, x509};
+use mesh_e2e::{Cluster, scenario, wait_for, x509};
 use serde_json::{Value, json};
 
 use crate::{Link, PODS, SOON, with_link};
 
+/// How long an intermediate and a leaf live by default.
+pub(crate) const USUAL: (&str, &str) = ("365d", "24h");
 /// Kubernetes grants no request for less.
-const SHORT: &str = "10m";
+const SHORT: (&str, &str) = ("10m", "10m");
 /// Two thirds of [`SHORT`] and a little.
 const LATER: &str = "+7m";
 
@@ -21,19 +23,24 @@ const LATER: &str = "+7m";
 fn an_intermediate_is_renewed_by_age_without_a_lost_connection() -> Result<()> {
     with_link("old-age", |link| async move {
         let result = old_age(&link).await;
-        // whatever happened: the right clock, the usual lives, and a member that nothing is due for
-        let plain = scenario::product()?;
-        link.management.load_image_as(&plain, &plain.name).await?;
-        set_life(&link, "365d").await?;
-        restart(&link).await?;
-        again(&link).await?;
+        let mended = mend(&link).await;
         result?;
+        mended?;
         link.whole().await
     })
 }
 
+/// The right clock, the usual lives, and a member that nothing is due for.
+async fn mend(link: &Link) -> Result<()> {
+    let plain = scenario::product()?;
+    link.management.load_image_as(&plain, &plain.name).await?;
+    set_life(&link.management, USUAL).await?;
+    restart(link).await?;
+    again(link).await
+}
+
 async fn old_age(link: &Link) -> Result<()> {
-    set_life(link, SHORT).await?;
+    set_life(&link.management, SHORT).await?;
     again(link).await?;
     let first = scenario::ready(&link.management, "child1", PODS).await?;
     let first = first.status.context("no status")?;
@@ -49,8 +56,8 @@ async fn old_age(link: &Link) -> Result<()> {
     let ahead = scenario::product_with_clock(&link.fleet, LATER)?;
     let plain = scenario::product()?;
     link.management.load_image_as(&ahead, &plain.name).await?;
-    let started = Instant::now();
     restart(link).await?;
+    let started = Instant::now();
     let (mut asked, mut lost, mut waits) = (0_u32, Vec::new(), Vec::new());
     let renewed = wait_for("a leaf below the next generation", PODS, || async {
         let member = scenario::member(&link.management, "child1").await?;
@@ -68,7 +75,8 @@ async fn old_age(link: &Link) -> Result<()> {
     let traffic = async {
         // far beyond the switch, so that what breaks afterwards is seen too
         let mut after = 0;
-        loop {
+        while after <= 5 {
+            ensure!(started.elapsed() < 2 * PODS, "too late to count beyond it");
             let (count, failed) = many(link).await?;
             asked += count;
             lost.extend(failed);
@@ -80,10 +88,8 @@ async fn old_age(link: &Link) -> Result<()> {
             if member.status.and_then(|s| s.signer_generation) > Some(signs) {
                 after += 1;
             }
-            if after > 5 || started.elapsed() > PODS {
-                return anyhow::Ok(());
-            }
         }
+        anyhow::Ok(())
     };
     let (renewed, counted) = tokio::join!(renewed, traffic);
     renewed?;
@@ -148,10 +154,14 @@ async fn again(link: &Link) -> Result<()> {
         .map(drop)
 }
 
-async fn set_life(link: &Link, life: &str) -> Result<()> {
-    let api: Api<Mesh> = Api::all(link.management.client());
-    let leaf = if life == SHORT { SHORT } else { "24h" };
-    let change = json!({ "spec": { "lifetimes": { "intermediate": life, "leaf": leaf } } });
+/// Sets how long intermediates, and leaves below them, live in the default mesh.
+pub(crate) async fn set_life(
+    management: &Cluster,
+    (intermediate, leaf): (&str, &str),
+) -> Result<()> {
+    let api: Api<Mesh> = Api::all(management.client());
+    let lives = json!({ "intermediate": intermediate, "leaf": leaf });
+    let change = json!({ "spec": { "lifetimes": lives } });
     api.patch("default", &PatchParams::default(), &Patch::Merge(change))
         .await?;
     Ok(())

@@ -23,9 +23,10 @@ fn a_root_in_a_token_signs_for_members() -> Result<()> {
         let folder = paths::state()?.join("token");
         let result = async { with_token(&link, &folder).await }.await;
         let mended = back(&link).await;
-        std::fs::remove_dir_all(&folder)?;
+        let removed = std::fs::remove_dir_all(&folder);
         result?;
-        mended
+        mended?;
+        removed.context("failed to remove the token")
     })
 }
 

@@ -22,7 +22,7 @@ use mesh_api::mesh::Mesh;
 use mesh_e2e::components::Istio;
 use mesh_e2e::issuance::Issuer;
 use mesh_e2e::sidecar::{self, Held, Sidecar};
-use mesh_e2e::{Cluster, images, paths, progress, wait_for, x509};
+use mesh_e2e::{Cluster, images, paths, progress, scenario, wait_for, x509};
 use serde_json::{Value, json};
 
 use crate::{Link, PODS, with_link};
@@ -57,11 +57,7 @@ where
     with_link(name, |link| async move {
         let result = async { test(start(link.clone(), options).await?).await }.await;
         if result.is_err() {
-            // before the traces are gone
-            let folder = paths::project().join("target/e2e").join(name).join("then");
-            if let Err(error) = link.fleet.collect(&folder).await {
-                progress::step(format!("{name}: failed to collect: {error:#}"));
-            }
+            explain(&link, name).await;
         }
         let stopped = stop(&link).await;
         result?;
@@ -89,16 +85,80 @@ where
 {
     let source = Istio::ensure()?;
     with_workloads(name, options, |w| async move {
-        let made = images::istio(w.link.fleet.components(), &source)?;
-        w.child().load_images(&made).await?;
-        let [proxy, pilot] = made.map(|image| image.name);
-        let parts = Parts {
-            source,
-            proxy,
-            pilot,
-        };
+        let parts = parts(&w, source).await?;
         test(w, parts).await
     })
+}
+
+async fn parts(w: &Workloads, source: Istio) -> Result<Parts> {
+    let made = images::istio(w.link.fleet.components(), &source)?;
+    w.child().load_images(&made).await?;
+    let [proxy, pilot] = made.map(|image| image.name);
+    Ok(Parts {
+        source,
+        proxy,
+        pilot,
+    })
+}
+
+/// As [`with_istio`], with the child in a mesh of this name, which nobody else is in; the name is the test's too.
+fn in_own_mesh<Fut>(
+    mesh: &'static str,
+    options: Value,
+    test: impl FnOnce(Workloads, Parts) -> Fut + Send,
+) -> Result<()>
+where
+    Fut: Future<Output = Result<()>>,
+{
+    let source = Istio::ensure()?;
+    with_link(mesh, |link| async move {
+        let object = json!({
+            "apiVersion": "mesh.kof.k0rdent.mirantis.com/v1alpha1", "kind": "Mesh", "metadata": { "name": mesh },
+            "spec": { "root": { "generate": true }, "workloads": options },
+        });
+        let result = async {
+            link.management.apply(&object.to_string()).await?;
+            move_child(&link, Some(mesh)).await?;
+            let w = told(link.clone(), &options).await?;
+            let parts = parts(&w, source).await?;
+            test(w, parts).await
+        }
+        .await;
+        if result.is_err() {
+            explain(&link, mesh).await;
+        }
+        let back = async {
+            let delete = ["delete", "namespace", NAMESPACE, "--ignore-not-found"];
+            link.child.kubectl(&delete).await?;
+            move_child(&link, None).await?;
+            let secret = format!("secret/{mesh}-mesh-root");
+            for object in [&format!("mesh/{mesh}"), &secret] {
+                let delete = ["-n", "istio-system", "delete", object, "--ignore-not-found"];
+                link.management.kubectl(&delete).await?;
+            }
+            link.whole().await
+        }
+        .await;
+        result?;
+        back
+    })
+}
+
+/// Takes the child out of its mesh and puts it into this one, or the usual one.
+async fn move_child(link: &Link, mesh: Option<&str>) -> Result<()> {
+    scenario::undeploy(&link.management, "child1").await?;
+    scenario::gone(&link.management, "child1", PODS).await?;
+    let mut labels = scenario::CHILD.to_vec();
+    labels.extend(mesh.map(|mesh| ("k0rdent.mirantis.com/istio-mesh", mesh)));
+    scenario::deploy(&link.management, "child1", &labels).await
+}
+
+/// Collects what there is, before its traces are gone.
+async fn explain(link: &Link, name: &str) {
+    let folder = paths::project().join("target/e2e").join(name).join("then");
+    if let Err(error) = link.fleet.collect(&folder).await {
+        progress::step(format!("{name}: failed to collect: {error:#}"));
+    }
 }
 
 /// Says what the default mesh does for workloads; `None`: nothing.
@@ -115,13 +175,21 @@ pub(crate) async fn set(management: &Cluster, options: Option<Value>) -> Result<
 }
 
 async fn start(link: Link, options: Value) -> Result<Workloads> {
+    set(&link.management, Some(options.clone())).await?;
+    told(link, &options).await
+}
+
+/// Waits until the child's agent is told of these `Mesh.spec.workloads`.
+async fn told(link: Link, options: &Value) -> Result<Workloads> {
     let issuer = options.get("issuer").cloned().unwrap_or_default();
-    set(&link.management, Some(options)).await?;
     let namespace =
         json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
     link.child.apply(&namespace.to_string()).await?;
     let spec = wait_for("the child's agent to be told", PODS, || async {
-        let found = mesh_agent(&link.child).await?;
+        let found = match mesh_agent(&link.child).await {
+            Ok(found) => found,
+            Err(error) => return Ok(Err(format!("{error:#}"))),
+        };
         let told = found.spec.workloads.as_ref().map(|w| json!(w.issuer));
         Ok(if told.as_ref() == Some(&issuer) {
             Ok(found.spec)
@@ -147,6 +215,24 @@ async fn stop(link: &Link) -> Result<()> {
         Ok(match spec.workloads {
             None => Ok(()),
             Some(left) => Err(format!("{left:?}")),
+        })
+    })
+    .await?;
+    wait_for("our ConfigMaps to be taken back", PODS, || async {
+        let ours = [
+            "get",
+            "configmaps",
+            "-A",
+            "-o",
+            "name",
+            "-l",
+            "app.kubernetes.io/managed-by=kof-istio",
+        ];
+        let left = link.child.kubectl(&ours).await?;
+        Ok(if left.trim().is_empty() {
+            Ok(())
+        } else {
+            Err(left)
         })
     })
     .await?;

@@ -145,8 +145,9 @@ fn istiod_signs_with_an_intermediate_of_ours() -> Result<()> {
             if !evidence.is_empty() {
                 progress::step(evidence);
             }
-            remove(w.child()).await?;
-            result
+            let removed = remove(w.child()).await;
+            result?;
+            removed
         },
     )
 }
@@ -229,7 +230,7 @@ async fn istiod(w: &Workloads, parts: &Parts) -> Result<()> {
 
     // the next generation of what it signs with, and the lists that it hands on
     let leaked = newest(&w.link).await?;
-    revoke(&w.link, &leaked.serial).await?;
+    revoke(&w.link, "default", &leaked.serial).await?;
     listed(w, &leaked.serial).await?;
     for pod in ["server", "client"] {
         below_another(w, pod, &leaked.certificate).await?;
