@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use x509_parser::{
-    asn1_rs::Oid,
+    asn1_rs::{Header, Oid},
     certification_request::{X509CertificationRequest, X509CertificationRequestInfo},
     cri_attributes::ParsedCriAttribute,
     extensions::{GeneralName, ParsedExtension, X509Extension},
@@ -294,6 +294,11 @@ fn check_attributes(
         if lists > 1 {
             return Err(CsrRefusal::RepeatedAttribute);
         }
+        if !is_alone(attribute.value) {
+            return Err(CsrRefusal::Malformed {
+                reason: "something follows the list of extensions in its attribute".to_owned(),
+            });
+        }
         let mut seen = BTreeSet::new();
         for extension in &list.extensions {
             let oid = extension.oid.to_id_string();
@@ -306,6 +311,14 @@ fn check_attributes(
     Ok(())
 }
 
+/// Whether these bytes are one element and nothing else. The parser does not look behind the first one, and of a set it keeps what it has read.
+fn is_alone(bytes: &[u8]) -> bool {
+    let Ok((content, header)) = Header::from_der(bytes) else {
+        return false;
+    };
+    header.length().definite() == Ok(content.len())
+}
+
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "what is not named here is refused, and so is what the parser learns later"
@@ -315,6 +328,9 @@ fn check_extension(
     oid: String,
     allowed: Requested<'_>,
 ) -> Result<(), CsrRefusal> {
+    if !is_alone(extension.value) {
+        return Err(CsrRefusal::BrokenExtension { oid });
+    }
     match extension.parsed_extension() {
         ParsedExtension::BasicConstraints(basic)
             if basic.ca || basic.path_len_constraint.is_some() =>

@@ -392,6 +392,13 @@ fn other_extensions_and_attributes_are_refused() {
             "{oid:?}: {refusal:?}"
         );
     }
+    // No names, and something behind them that would be passed over (found by fuzzing).
+    let more = custom(&[2, 5, 29, 17], vec![0x30, 0, 0x86, 1, b'a']);
+    let refusal = judged(|params| params.custom_extensions = vec![more]);
+    assert!(
+        matches!(refusal, Err(CsrRefusal::BrokenExtension { .. })),
+        "{refusal:?}"
+    );
     let usage = || custom(&[2, 5, 29, 15], vec![3, 2, 7, 0x80]);
     let twice = judged(|params| params.custom_extensions = vec![usage(), usage()]);
     assert_eq!(
@@ -415,6 +422,16 @@ fn other_extensions_and_attributes_are_refused() {
         .unwrap();
     let refusal = check_csr(request.der(), Requested::Nothing).unwrap_err();
     assert_eq!(refusal, CsrRefusal::RepeatedAttribute);
+    // The same as a second value of one attribute, which the parser would pass over (found by fuzzing).
+    let both = Attribute {
+        oid: EXTENSION_REQUEST,
+        values: [&[0x31, 0x15, 0x30, 0], &ca[..]].concat(),
+    };
+    let request = blank()
+        .serialize_request_with_attributes(&KeyPair::generate().unwrap(), vec![both])
+        .unwrap();
+    let refusal = check_csr(request.der(), Requested::Nothing).unwrap_err();
+    assert!(matches!(refusal, CsrRefusal::Malformed { .. }), "{refusal}");
     for (oid, text) in [
         (&[1, 2, 840, 113_549, 1, 9, 7], "1.2.840.113549.1.9.7"),
         (&[1, 2, 3, 4, 5, 6, 7], "1.2.3.4.5.6.7"),
