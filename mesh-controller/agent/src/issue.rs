@@ -37,6 +37,7 @@ use mesh_cluster::{
 };
 use prometheus_client::registry::Registry;
 use tokio::{net::TcpListener, sync::watch, time::sleep};
+use tonic::codegen::StdError;
 
 pub use ask::{Authenticate, Boxed, NoAnswer};
 pub use ledger::{Covering, Forgetful};
@@ -159,6 +160,18 @@ impl Issuer {
         let most = self.limits.connections;
         listen::serve(listener, door, Arc::new(config), most, stop).await;
         Ok(())
+    }
+
+    /// Answers one request, as [`Issuer::serve`] does with each that comes over a connection.
+    pub async fn answer<B>(
+        &self,
+        request: http::Request<B>,
+        address: SocketAddr,
+    ) -> http::Response<tonic::body::Body>
+    where
+        B: hyper::body::Body<Error: Into<StdError> + Send> + Send + 'static,
+    {
+        self.door.answer(request, address).await
     }
 }
 

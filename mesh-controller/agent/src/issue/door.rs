@@ -13,9 +13,8 @@ use http::{
     HeaderMap, Request, Response,
     header::{AUTHORIZATION, HeaderName},
 };
-use hyper::body::Incoming;
 use tokio::time::timeout;
-use tonic::{Code, Status, body::Body, server::NamedService as _};
+use tonic::{Code, Status, body::Body, codegen::StdError, server::NamedService as _};
 
 use super::{
     Limits,
@@ -84,11 +83,10 @@ impl Door {
     }
 
     /// Answers one request.
-    pub(super) async fn answer(
-        &self,
-        request: Request<Incoming>,
-        address: SocketAddr,
-    ) -> Response<Body> {
+    pub(super) async fn answer<B>(&self, request: Request<B>, address: SocketAddr) -> Response<Body>
+    where
+        B: hyper::body::Body<Error: Into<StdError> + Send> + Send + 'static,
+    {
         let path = request.uri().path();
         let ours = path
             .strip_prefix('/')
@@ -120,7 +118,10 @@ impl Door {
     }
 
     /// Passes a request on whose sender is known.
-    async fn pass(&self, mut request: Request<Incoming>, asker: Asker) -> Response<Body> {
+    async fn pass<B>(&self, mut request: Request<B>, asker: Asker) -> Response<Body>
+    where
+        B: hyper::body::Body<Error: Into<StdError> + Send> + Send + 'static,
+    {
         let (address, told) = (asker.address, Arc::clone(&asker.told));
         let line = Line {
             caller: Some(Arc::clone(&asker.caller)),

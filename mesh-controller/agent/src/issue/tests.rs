@@ -3,6 +3,7 @@
 mod bad;
 mod doors;
 mod given;
+mod hostile;
 mod storm;
 mod tokens;
 mod world;
