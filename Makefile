@@ -18,7 +18,7 @@ export CACHE
 # a failed test says what it saw; the stack below it says nothing more
 export RUST_BACKTRACE := 0
 
-.PHONY: help demo demo-down test check fmt clippy deny unit fleet-tests crds build bench bench-ca advisories
+.PHONY: help demo demo-down test check fmt clippy deny unit fuzz fuzz-short fleet-tests crds build bench bench-ca advisories
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -29,22 +29,27 @@ demo: build ## Three real clusters, one label, a metric across them; leaves them
 demo-down: ## Stop what `make demo` left running
 	$(E2E) down
 
-test: check unit fleet-tests ## All tests: rules, lints, certificates, real Envoys, real clusters, faults
+test: check unit fuzz-short fleet-tests ## All tests: rules, lints, certificates, real Envoys, real clusters, faults
 
 check: fmt clippy deny ## Formatting, lints, dependencies
 
+FUZZING := --manifest-path ca/fuzz/Cargo.toml
+
 fmt:
 	cargo fmt --all --check
+	cargo fmt $(FUZZING) -p mesh-fuzz -p mesh-fuzz-api -p mesh-fuzz-agent --check
 
 clippy:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 deny: $(DENY)
 	$(DENY) --workspace --all-features --locked check bans licenses sources
+	$(DENY) $(FUZZING) --workspace --config deny.toml --locked check bans licenses sources
 	@echo "advisories are not part of this: their database is not in the package registries; see make advisories"
 
 advisories: $(DENY) ## Known vulnerabilities of dependencies, where the advisory database can be reached
 	$(DENY) --workspace --all-features --locked check advisories
+	$(DENY) $(FUZZING) --workspace --config deny.toml --locked check advisories
 
 $(DENY):
 	cargo install cargo-deny --version $(CARGO_DENY) --locked --root $(CACHE)/cargo-deny-$(CARGO_DENY)
@@ -55,6 +60,12 @@ TESTS := cargo test --workspace --locked
 unit: build $(DNSMASQ) $(SOFTHSM) $(PKCS11_TOOL) $(CERTTOOL) ## Everything that needs no cluster
 	ENVOY_BIN=$$($(E2E) program envoy | tail -n 1) JUDGE_BIN=$$($(E2E) program judge | tail -n 1) \
 	  $(TESTS) --lib --bins --test envoy --test conformance -- --include-ignored
+
+fuzz-short: ## Every fuzz target, for a number of inputs
+	ca/fuzz/run short
+
+fuzz: ## One fuzz target for long: make fuzz TARGET=csr TIME=3600
+	ca/fuzz/run long $(or $(TARGET),$(error TARGET: one of $(notdir $(wildcard ca/fuzz/seeds/*)))) $(or $(TIME),3600)
 
 fleet-tests: build $(SOFTHSM) $(PKCS11_TOOL) ## The tests on real clusters
 	$(E2E) prepare
