@@ -13,7 +13,7 @@ use mesh_ca::{
 use mesh_fuzz::{
     IDENTITY, NOW,
     asn1::{Signer, to_be_signed},
-    block, changed,
+    block, came, changed,
     given::PROVEN,
     unblock,
 };
@@ -60,23 +60,25 @@ static SOUND: LazyLock<Sound> = LazyLock::new(|| {
         facts: leaf.facts,
     }
 });
+fuzz_target!(|data: &[u8]| came(judge(data)));
 
-// Text and DER stand for themselves; `!` and changes: a workload's certificate; changes alone: an intermediate.
-fuzz_target!(|data: &[u8]| {
+/// Text and DER stand for themselves; `!` and changes: a workload's certificate; changes alone: an intermediate.
+/// Says whether it is taken.
+fn judge(data: &[u8]) -> bool {
     match (data, str::from_utf8(data)) {
         (_, Ok(text)) if text.contains("-----BEGIN") => read(text),
         ([0x30, ..], _) => read(&block("CERTIFICATE", data)),
         ([b'!', changes @ ..], _) => {
             let signed = SOUND.signer.sign(&changed(&SOUND.leaf, changes));
-            workload(&block("CERTIFICATE", &signed));
+            workload(&block("CERTIFICATE", &signed))
         }
         _ => read(&block("CERTIFICATE", &changed(&SOUND.intermediate, data))),
     }
-});
+}
 
 /// A certificate that the root has signed, whatever is in it.
-fn workload(text: &str) {
-    read(text);
+fn workload(text: &str) -> bool {
+    let taken = read(text);
     if let Ok(facts) = verify_leaf(text, &SOUND.root, &PROVEN, NOW) {
         assert_eq!(facts.uris, [IDENTITY]);
         assert!(facts.other_names.is_empty() && !facts.is_ca);
@@ -84,9 +86,11 @@ fn workload(text: &str) {
         assert_eq!(facts.issuer, SOUND.facts.issuer);
         recognise_intermediate(text, &SOUND.root, &SUBJECT, NOW).unwrap_err();
     }
+    taken
 }
 
-fn read(text: &str) {
+/// Whether these are certificates.
+fn read(text: &str) -> bool {
     let life = SignedDuration::from_hours(1);
     if let Ok(authority) = Authority::of(text, &SOUND.key) {
         let peer = SOUND.peer.public();
@@ -105,10 +109,13 @@ fn read(text: &str) {
         .map(str::to_owned)
         .collect();
     drop(verify_answer(&elements, &PROVEN, NOW));
-    let Ok(read) = facts(text) else { return };
+    let Ok(read) = facts(text) else {
+        return false;
+    };
     if let Ok(together) = bundle([text]) {
         // One set of certificates is one text, however often it is put together.
         assert_eq!(bundle([together.as_str(), text]).unwrap(), together);
         assert!(facts(&together).unwrap().len() <= read.len());
     }
+    true
 }

@@ -3,9 +3,11 @@
 
 use libfuzzer_sys::fuzz_target;
 use mesh_ca::{Requested, check_csr};
-use mesh_fuzz::{block, given};
+use mesh_fuzz::{block, came, given};
+fuzz_target!(|data: &[u8]| came(judge(data)));
 
-fuzz_target!(|data: &[u8]| {
+/// Whether it is taken.
+fn judge(data: &[u8]) -> bool {
     let taken = given::judge(data);
     if let Ok(checked) = check_csr(data, Requested::Nothing)
         && taken
@@ -17,4 +19,5 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(check_csr(text.as_bytes(), Requested::Nothing), Ok(checked));
         }
     }
-});
+    taken
+}

@@ -6,12 +6,15 @@ use jiff::SignedDuration;
 use libfuzzer_sys::fuzz_target;
 use mesh_core::issuance::{Ask, Caller, Review, Rules, decide};
 use mesh_fuzz::{
+    came,
     member::{LONGEST, NODE_ACCOUNT, pods},
     parts,
 };
+fuzz_target!(|data: &[u8]| came(judge(data)));
 
-// User, pod, UID, node, cluster, seconds and identity, 0xff between them.
-fuzz_target!(|data: &[u8]| {
+/// User, pod, UID, node, cluster, seconds and identity, 0xff between them.
+/// Says whether it is taken.
+fn judge(data: &[u8]) -> bool {
     let fields = parts::<7>(data).map(str::from_utf8);
     let [
         Ok(user),
@@ -23,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(impersonate),
     ] = fields
     else {
-        return;
+        return false;
     };
     let said = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let review = Review {
@@ -36,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
         node: said(node),
     };
     let Ok(caller) = Caller::of(&review) else {
-        return;
+        return false;
     };
     let own = format!(
         "system:serviceaccount:{}:{}",
@@ -57,7 +60,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let pods = pods();
     let Ok(grant) = decide(&caller, ask, &rules, Some(&pods)) else {
-        return;
+        return false;
     };
     assert!(grant.life > SignedDuration::ZERO && grant.life <= rules.longest);
     assert_eq!(grant.impersonated, !impersonate.is_empty());
@@ -89,4 +92,5 @@ fuzz_target!(|data: &[u8]| {
             (&*caller.namespace, &*caller.account)
         );
     }
-});
+    true
+}

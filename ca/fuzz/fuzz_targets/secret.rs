@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 use jiff::SignedDuration;
 use libfuzzer_sys::fuzz_target;
 use mesh_ca::{Authority, RootMaterial, read_root};
-use mesh_fuzz::{NOW, changed};
+use mesh_fuzz::{NOW, came, changed};
 
 static ROOT: LazyLock<RootMaterial> = LazyLock::new(|| {
     let life = SignedDuration::from_hours(24);
@@ -22,12 +22,14 @@ const ENTRIES: [&str; 7] = [
     "cert-chain.pem",
     "root-cert.pem",
 ];
+fuzz_target!(|data: &[u8]| came(judge(data)));
 
-// The first byte says which entries there are. The rest is parts with 0xff between them: an empty part stands for the sound text, any other for
-// itself, or for the sound text with bytes of it changed.
-fuzz_target!(|data: &[u8]| {
+/// The first byte says which entries there are. The rest is parts with 0xff between them: an empty part stands for the sound text, any other for
+/// itself, or for the sound text with bytes of it changed.
+/// Says whether it is taken.
+fn judge(data: &[u8]) -> bool {
     let Some((pick, rest)) = data.split_first() else {
-        return;
+        return false;
     };
     let mut parts = rest.split(|byte| *byte == 0xff);
     let mut entries: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
@@ -51,14 +53,16 @@ fuzz_target!(|data: &[u8]| {
         .iter()
         .map(|(name, value)| (*name, value.as_slice()));
     let Ok(found) = read_root(&entries.collect(), None, NOW) else {
-        return;
+        return false;
     };
     assert!(
         !format!("{found:?}").contains("PRIVATE"),
         "a key shows itself"
     );
-    if found.refusal().is_none() {
+    let taken = found.refusal().is_none();
+    if taken {
         let key = found.key_pem.as_ref().expect("there is a key");
         Authority::load(&found.chain_pem, key).expect("what is not refused can sign");
     }
-});
+    taken
+}

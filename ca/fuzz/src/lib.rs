@@ -4,6 +4,8 @@ pub mod asn1;
 pub mod given;
 pub mod member;
 
+use std::{env, sync::LazyLock};
+
 use jiff::Timestamp;
 
 /// The identity that everything sound is about.
@@ -14,6 +16,21 @@ pub const NOW: Timestamp = Timestamp::constant(1_795_233_600, 0);
 
 /// Most bytes that are changed.
 const CHANGES_MAX: usize = 8;
+
+/// What is to come of every input, while `run` tries the seeds whose names say so.
+static EXPECTED: LazyLock<Option<bool>> =
+    LazyLock::new(|| env::var("EXPECT").ok().map(|name| name == "ok"));
+
+/// What came of an input: whether it was taken.
+///
+/// # Panics
+///
+/// When it is a seed whose name says something else.
+pub fn came(taken: bool) {
+    if let Some(expected) = *EXPECTED {
+        assert_eq!(taken, expected, "a seed is not what its name says");
+    }
+}
 
 /// Something sound with bytes of it changed: each three bytes say where and how.
 #[must_use]

@@ -5,21 +5,23 @@
 use http::HeaderValue;
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
-use mesh_fuzz::{changed, given::PROVEN, parts};
+use mesh_fuzz::{came, changed, given::PROVEN, parts};
 use mesh_fuzz_agent::{Asked, ISSUER, MEMBER, believe, framed};
 use prost::Message as _;
 use serde_json::Value;
 
 /// How far clocks may be apart, in seconds.
 const LEEWAY: f64 = 90.0;
+fuzz_target!(|data: &[u8]| came(judge(data)));
 
-// Keys and a token, 0xff between them. Keys: nothing, for those of the API server; or a text. Token: nothing, for a sound one; `~` and
-// changes to it; `=`, a header, a dot and claims, to be signed by the API server; `#` and a whole header of HTTP; or a text.
-fuzz_target!(|data: &[u8]| {
+/// Keys and a token, 0xff between them. Keys: nothing, for those of the API server; or a text. Token: nothing, for a sound one; `~` and
+/// changes to it; `=`, a header, a dot and claims, to be signed by the API server; `#` and a whole header of HTTP; or a text.
+/// Says whether something is given.
+fn judge(data: &[u8]) -> bool {
     let member = &*MEMBER;
     let [keys, token] = parts(data);
     let Ok(keys) = str::from_utf8(keys) else {
-        return;
+        return false;
     };
     let (keys, own) = match keys {
         "" => (member.keys.as_str(), true),
@@ -39,7 +41,7 @@ fuzz_target!(|data: &[u8]| {
         text => bearer(text),
     };
     let Ok(header) = HeaderValue::from_bytes(&header) else {
-        return;
+        return false;
     };
     let asked = Asked {
         csr: member.csr.clone(),
@@ -55,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
     }
     if outcome.chain.is_empty() {
         assert_ne!(outcome.status.as_deref(), Some("0"));
-        return;
+        return false;
     }
     let [reviewed] = outcome.reviewed.as_slice() else {
         panic!("asked about {:?}", outcome.reviewed);
@@ -71,7 +73,8 @@ fuzz_target!(|data: &[u8]| {
             .unwrap()
     };
     believe(&outcome.chain, &member.csr, &identity);
-});
+    true
+}
 
 /// Nobody is asked about a token but one for us, of our API server, that lives.
 fn made_by_us(token: &str) {

@@ -9,6 +9,7 @@ use k8s_openapi::ByteString;
 use libfuzzer_sys::fuzz_target;
 use mesh_api::read::{Auth, ClusterAccess, SecretRef, kubeconfig};
 use mesh_core::facts::Obstacle;
+use mesh_fuzz::came;
 use serde_json::json;
 
 /// Most characters of a message.
@@ -22,14 +23,16 @@ fn read(text: &[u8]) -> Result<ClusterAccess, Obstacle> {
     let data: BTreeMap<_, _> = [("value".to_owned(), ByteString(text.to_vec()))].into();
     kubeconfig(&secret, &data)
 }
+fuzz_target!(|data: &[u8]| came(judge(data)));
 
-fuzz_target!(|data: &[u8]| {
+/// Whether it is taken.
+fn judge(data: &[u8]) -> bool {
     let access = match read(data) {
         Ok(access) => access,
         Err(obstacle) => {
             let length = obstacle.message.chars().count();
             assert!(length <= MESSAGE_MAX, "a message of {length} characters");
-            return;
+            return false;
         }
     };
     let uri: http::Uri = access.server.parse().expect("a server is a URL");
@@ -81,4 +84,5 @@ fuzz_target!(|data: &[u8]| {
         "current-context": "a",
     });
     assert_eq!(read(again.to_string().as_bytes()), Ok(access));
-});
+    true
+}

@@ -9,24 +9,30 @@ use mesh_api::{
     mesh::Mesh,
     read::{self, LIST_MAX},
 };
+use mesh_fuzz::came;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Most characters of a member's text that go on.
 const TEXT_MAX: usize = 1000;
+fuzz_target!(|data: &[u8]| came(judge(data)));
 
-fuzz_target!(|data: &[u8]| {
+/// Whether it is one of our objects, and a `Mesh` whose rules are taken.
+fn judge(data: &[u8]) -> bool {
+    let mut taken = false;
     if let Some(mesh) = object::<Mesh>(data) {
         if let Ok(rules) = read::mesh(&mesh) {
             assert!(rules.leaf_life <= rules.intermediate_life);
             assert!(rules.intermediate_life <= rules.root_life);
             rules.contract.check().expect("a contract can be kept");
             assert!((1..=9).contains(&rules.replicas));
+            taken = true;
         }
         if let Some(status) = &mesh.status {
             assert_eq!(read::revocations(status).len(), status.revocations.len());
         }
     }
     if let Some(agent) = object::<MeshAgent>(data) {
+        taken = true;
         let facts = read::agent(&agent);
         assert!(facts.replicas.len() <= 32);
         let mut told: Vec<&str> = Vec::new();
@@ -57,12 +63,14 @@ fuzz_target!(|data: &[u8]| {
     if let Some(member) = object::<MeshMember>(data)
         && let Some(status) = &member.status
     {
+        taken = true;
         let (anchors, gateway, _) = read::remembered(status);
         assert!(anchors.len() <= status.intermediates.len());
         assert!(gateway.len() <= status.addresses.len());
         assert!(read::remembered_lists(status).len() <= 4);
     }
-});
+    taken
+}
 
 /// The object, if it is one; written and read again it is the same.
 fn object<T: Serialize + DeserializeOwned>(data: &[u8]) -> Option<T> {
