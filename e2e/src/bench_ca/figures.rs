@@ -149,7 +149,7 @@ fn middle(mut values: Vec<f64>) -> f64 {
     let upper = values.get(half).copied();
     let lower = half.checked_sub(1).and_then(|at| values.get(at).copied());
     match (lower, upper) {
-        (Some(lower), Some(upper)) if values.len() % 2 == 0 => f64::midpoint(lower, upper),
+        (Some(lower), Some(upper)) if values.len().is_multiple_of(2) => f64::midpoint(lower, upper),
         (_, Some(upper)) => upper,
         (_, None) => f64::NAN,
     }

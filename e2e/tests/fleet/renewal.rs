@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use mesh_api::mesh::Mesh;
-use mesh_e2e::{Cluster, scenario, wait_for, x509};
+use mesh_e2e::{Cluster, progress, scenario, wait_for, x509};
 use serde_json::{Value, json};
 
 use crate::{Link, PODS, SOON, with_link};
@@ -94,10 +94,10 @@ async fn old_age(link: &Link) -> Result<()> {
     let (renewed, counted) = tokio::join!(renewed, traffic);
     renewed?;
     counted?;
-    println!(
+    progress::step(format!(
         "{asked} new connections in {:.0} s over a renewal, lost {lost:?}; IntermediateReady was {waits:?}",
         started.elapsed().as_secs_f64()
-    );
+    ));
     ensure!(lost.is_empty(), "of {asked} new connections: {lost:#?}");
     // The old key signed leaves that are alive: the ledger keeps it.
     let keys = keys(link).await?;

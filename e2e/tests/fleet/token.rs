@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use mesh_e2e::{exec, paths, scenario, wait_for, x509};
+use mesh_e2e::{exec, paths, progress, scenario, wait_for, x509};
 use serde_json::{Value, json};
 
 use crate::{Link, PODS, SOON, with_link};
@@ -100,10 +100,10 @@ async fn with_token(link: &Link, folder: &Path) -> Result<()> {
     })
     .await?;
     let verdict = x509::verify(&signed.certificate, &[], std::slice::from_ref(&root))?;
-    println!("{}", verdict.trim().replace('\n', ", "));
+    progress::step(verdict.trim().replace('\n', ", "));
     let list = status(link).await?;
     let list = list.get("crl").and_then(Value::as_str).context("no list")?;
-    println!("{}", x509::verify_list(list, &root)?.trim());
+    progress::step(x509::verify_list(list, &root)?.trim());
 
     // Whoever reads logs does not learn the PIN.
     let logs = [

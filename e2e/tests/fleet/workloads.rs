@@ -291,12 +291,11 @@ impl Workloads {
         Issuer::connect(way, CA, &self.root).await
     }
 
-    /// A pod in the tests' namespace that talks to `peer`.
+    /// A pod in the tests' namespace; `server` and `client` talk to each other.
     fn sidecar<'a>(
         &'a self,
         image: &'a str,
         name: &'a str,
-        peer: &'a str,
         ca: &'a str,
         env: &'a [(&'a str, &'a str)],
     ) -> Sidecar<'a> {
@@ -307,7 +306,7 @@ impl Workloads {
             cluster: self.child().name(),
             trust_domain: &self.trust_domain,
             ca,
-            peer,
+            peer: if name == "server" { "client" } else { "server" },
             env,
         }
     }
@@ -315,8 +314,8 @@ impl Workloads {
     /// Starts two pods that talk to each other, and returns once a request has passed between them, with its headers.
     async fn pair(&self, parts: &Parts, ca: &str, envs: [&[(&str, &str)]; 2]) -> Result<String> {
         let [server, client] = envs;
-        let server = self.sidecar(&parts.proxy, "server", "client", ca, server);
-        let client = self.sidecar(&parts.proxy, "client", "server", ca, client);
+        let server = self.sidecar(&parts.proxy, "server", ca, server);
+        let client = self.sidecar(&parts.proxy, "client", ca, client);
         for pod in [&server, &client] {
             self.child().apply(&pod.manifest()).await?;
         }
@@ -451,7 +450,8 @@ impl Workloads {
             ours.iter().any(|i| rest.contains(&i.certificate)),
             "no intermediate of the child in the chain of {pod}: {verdict}"
         );
-        println!("{pod}: {}", verdict.trim().replace('\n', ", "));
+        let verdict = verdict.trim().replace('\n', ", ");
+        progress::step(format!("{pod}: {verdict}"));
         Ok(())
     }
 

@@ -126,7 +126,7 @@ fn istiod_signs_with_an_intermediate_of_ours() -> Result<()> {
         "istiod",
         json!({ "issuer": "istiod" }),
         |w, parts| async move {
-            let result = istiod(&w, &parts).await;
+            let result = Box::pin(istiod(&w, &parts)).await;
             let evidence = if result.is_err() {
                 w.child()
                     .kubectl(&[
@@ -153,29 +153,7 @@ fn istiod_signs_with_an_intermediate_of_ours() -> Result<()> {
 }
 
 async fn istiod(w: &Workloads, parts: &Parts) -> Result<()> {
-    let secrets: Api<Secret> = Api::namespaced(w.child().client(), "istio-system");
-    let entries = wait_for("Secret cacerts", PODS, || async {
-        let found = secrets.get_opt("cacerts").await?;
-        let told = mesh_agent(w.child())
-            .await?
-            .status
-            .and_then(|s| s.workloads);
-        Ok(match (found, told) {
-            (Some(secret), Some(told)) if told.cacerts.is_some() => {
-                Ok(secret.data.unwrap_or_default())
-            }
-            (found, told) => Err(format!(
-                "{}, {told:?}",
-                if found.is_some() { "there" } else { "none" }
-            )),
-        })
-    })
-    .await?;
-    let names: Vec<&str> = entries.keys().map(String::as_str).collect();
-    println!("cacerts holds {names:?}");
-    let root = entries.get("root-cert.pem").context("no root-cert.pem")?;
-    ensure!(root.0 == w.root.as_bytes(), "another root in cacerts");
-
+    given(w).await?;
     install(w, parts).await?;
     w.child()
         .kubectl(&[
@@ -206,7 +184,7 @@ async fn istiod(w: &Workloads, parts: &Parts) -> Result<()> {
     root_in(w, NAMESPACE).await?;
 
     let answer = w.pair(parts, ISTIOD, [CURVE, CURVE]).await?;
-    println!("{}", answer.trim());
+    progress::step(answer.trim());
     for pod in ["server", "client"] {
         w.verified(pod).await?;
         ensure!(
@@ -217,18 +195,56 @@ async fn istiod(w: &Workloads, parts: &Parts) -> Result<()> {
 
     // other roots: istiod takes them from the mounted Secret and hands them on
     let both = BTreeSet::from([w.root.clone(), x509::root("another root")?]);
-    w.trusting(&both, async {
+    Box::pin(w.trusting(&both, async {
         trusts(w, &both).await?;
         let lost = w.many(100).await?;
         ensure!(lost.is_none(), "with two roots: {lost:?}");
         Ok(())
-    })
+    }))
     .await?;
     trusts(w, &BTreeSet::from([w.root.clone()])).await?;
     let lost = w.many(100).await?;
     ensure!(lost.is_none(), "with one root again: {lost:?}");
 
-    // the next generation of what it signs with, and the lists that it hands on
+    next_generation(w).await?;
+
+    // a namespace that comes gets the root
+    let late = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "workloads-late" } }).to_string();
+    w.child().apply(&late).await?;
+    let there = root_in(w, "workloads-late").await;
+    w.child().delete(&late).await?;
+    there
+}
+
+/// The agent gives istiod what it needs.
+async fn given(w: &Workloads) -> Result<()> {
+    let secrets: Api<Secret> = Api::namespaced(w.child().client(), "istio-system");
+    let entries = wait_for("Secret cacerts", PODS, || async {
+        let found = secrets.get_opt("cacerts").await?;
+        let told = mesh_agent(w.child())
+            .await?
+            .status
+            .and_then(|s| s.workloads);
+        Ok(match (found, told) {
+            (Some(secret), Some(told)) if told.cacerts.is_some() => {
+                Ok(secret.data.unwrap_or_default())
+            }
+            (found, told) => Err(format!(
+                "{}, {told:?}",
+                if found.is_some() { "there" } else { "none" }
+            )),
+        })
+    })
+    .await?;
+    let names: Vec<&str> = entries.keys().map(String::as_str).collect();
+    progress::step(format!("cacerts holds {names:?}"));
+    let root = entries.get("root-cert.pem").context("no root-cert.pem")?;
+    ensure!(root.0 == w.root.as_bytes(), "another root in cacerts");
+    Ok(())
+}
+
+/// istiod signs with the next generation when the one it has is revoked, and hands the lists on.
+async fn next_generation(w: &Workloads) -> Result<()> {
     let leaked = newest(&w.link).await?;
     revoke(&w.link, "default", &leaked.serial).await?;
     listed(w, &leaked.serial).await?;
@@ -238,13 +254,7 @@ async fn istiod(w: &Workloads, parts: &Parts) -> Result<()> {
     answered(w).await?;
     let lost = w.many(100).await?;
     ensure!(lost.is_none(), "below the next generation: {lost:?}");
-
-    // a namespace that comes gets the root
-    let late = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "workloads-late" } }).to_string();
-    w.child().apply(&late).await?;
-    let there = root_in(w, "workloads-late").await;
-    w.child().delete(&late).await?;
-    there
+    Ok(())
 }
 
 /// Waits until a namespace has our root, as proxies look for it.
@@ -260,10 +270,10 @@ async fn root_in(w: &Workloads, namespace: &str) -> Result<()> {
         })
     })
     .await?;
-    println!(
+    progress::step(format!(
         "the root is in {namespace} after {:.1} s",
         started.elapsed().as_secs_f64()
-    );
+    ));
     Ok(())
 }
 

@@ -101,8 +101,7 @@ pub(super) async fn listed(w: &Workloads, serial: &str) -> Result<String> {
 async fn again(w: &Workloads, parts: &Parts, name: &str, ca: &str) -> Result<()> {
     let delete = ["-n", NAMESPACE, "delete", "pod", name, "--wait"];
     w.child().kubectl(&delete).await?;
-    let peer = if name == "server" { "client" } else { "server" };
-    let pod = w.sidecar(&parts.proxy, name, peer, ca, LONG_LIVED);
+    let pod = w.sidecar(&parts.proxy, name, ca, LONG_LIVED);
     w.child().apply(&pod.manifest()).await
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use mesh_e2e::{wait_for, x509};
+use mesh_e2e::{progress, wait_for, x509};
 use serde_json::json;
 
 use super::{CA, LONG, Workloads, with_istio};
@@ -72,12 +72,12 @@ fn pilot_agent_follows_a_change_of_the_bundle() -> Result<()> {
         let ca = format!("{CA}:443");
         w.pair(&parts, &ca, [CURVE, CURVE]).await?;
         let both = BTreeSet::from([w.root.clone(), x509::root("another root")?]);
-        w.trusting(&both, async {
+        Box::pin(w.trusting(&both, async {
             trusts(&w, &both).await?;
             let lost = w.many(100).await?;
             ensure!(lost.is_none(), "with two roots: {lost:?}");
             Ok(())
-        })
+        }))
         .await?;
         // and back: the controller knows one root only
         trusts(&w, &BTreeSet::from([w.root.clone()])).await?;
@@ -100,11 +100,11 @@ pub(super) async fn trusts(w: &Workloads, roots: &BTreeSet<String>) -> Result<()
             })
         })
         .await?;
-        println!(
+        progress::step(format!(
             "{pod}: {} roots after {:.0} s",
             roots.len(),
             started.elapsed().as_secs_f64()
-        );
+        ));
     }
     Ok(())
 }

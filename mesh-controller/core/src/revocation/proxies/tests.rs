@@ -56,7 +56,7 @@ fn nothing_is_begun_before_something_is_revoked_and_every_ca_has_a_list() {
     let clean = lists(&[("root", fresh(&[])), ("a", fresh(&[]))]);
     let revoked = lists(&[("root", fresh(&["7"])), ("a", fresh(&[]))]);
     let half = lists(&[("root", fresh(&["7"]))]);
-    let ended = lists(&[("root", fresh(&["7"])), ("a", dead.clone())]);
+    let ended = lists(&[("root", fresh(&["7"])), ("a", dead)]);
     let unknown = lists(&[("a", fresh(&[]))]);
     let table = [
         (&clean, Step::Withdraw, set(&[])),
