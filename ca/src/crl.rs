@@ -24,6 +24,9 @@ use crate::{
 /// The label of a list's block of text.
 pub(crate) const LABEL: &str = "X509 CRL";
 
+/// Most bytes of the lists of several CAs in one text. A `ConfigMap` holds 1 MiB; one list has no more than [`PEM_MAX`].
+const TEXT_MAX: usize = 768 * 1024;
+
 /// Longest serial number in bytes (RFC 5280 4.1.2.2).
 const SERIAL_MAX: usize = 20;
 
@@ -267,8 +270,8 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
 ///
 /// When it is too large, cannot be read, or breaks one of those rules.
 pub fn crl_facts(list: &[u8]) -> Result<CrlFacts, Error> {
+    within(PEM_MAX, list.len())?;
     if list.first() == Some(&0x30) {
-        within_limits(list.len())?;
         return read_list(&CertificateRevocationListDer::from(list));
     }
     let text = str::from_utf8(list).map_err(|_source| refusal("it is neither DER nor text"))?;
@@ -290,6 +293,7 @@ pub fn verify_crl(
     now: Timestamp,
 ) -> Result<CrlFacts, VerifyError> {
     let broken = |rule| VerifyError::List { rule };
+    within(PEM_MAX, list_pem.len()).map_err(VerifyError::ReadList)?;
     let lists = lists(list_pem).map_err(VerifyError::ReadList)?;
     let [list] = lists.as_slice() else {
         return Err(broken("a list is shown alone"));
@@ -375,7 +379,7 @@ where
         .into_values()
         .map(|(_, list)| pem::write(LABEL, list.to_vec()))
         .collect();
-    within_limits(text.len())?;
+    within(TEXT_MAX, text.len())?;
     Ok(text)
 }
 
@@ -398,16 +402,16 @@ fn refusal(reason: impl Into<String>) -> Error {
     }
 }
 
-fn within_limits(size: usize) -> Result<(), Error> {
-    if size > PEM_MAX {
-        return Err(Error::PemTooLarge { size, max: PEM_MAX });
+fn within(max: usize, size: usize) -> Result<(), Error> {
+    if size > max {
+        return Err(Error::PemTooLarge { size, max });
     }
     Ok(())
 }
 
 /// The lists of a text, in order; other blocks are skipped.
 pub(crate) fn lists(text: &str) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
-    within_limits(text.len())?;
+    within(TEXT_MAX, text.len())?;
     CertificateRevocationListDer::pem_slice_iter(text.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|source| Error::ReadPem {
@@ -424,8 +428,9 @@ fn parse_list<'a>(der: &'a CertificateRevocationListDer<'_>) -> Result<Parsed<'a
 }
 
 fn read_list(der: &CertificateRevocationListDer<'_>) -> Result<CrlFacts, Error> {
-    // What is critical and not understood, versions, negative numbers: webpki looks at all of these.
+    // What is critical and not understood, versions, negative numbers: webpki looks at all of these, at entries only when it owns them.
     webpki::BorrowedCertRevocationList::from_der(der)
+        .and_then(|list| list.to_owned())
         .map_err(|source| refusal(source.to_string()))?;
     let list = parse_list(der)?;
     if !list
@@ -437,20 +442,30 @@ fn read_list(der: &CertificateRevocationListDer<'_>) -> Result<CrlFacts, Error> 
             "it is for some certificates only, or only a change of another",
         ));
     }
-    let aki = list
-        .extensions()
-        .iter()
-        .find_map(|extension| {
-            if let ParsedExtension::AuthorityKeyIdentifier(id) = extension.parsed_extension() {
-                id.key_identifier.as_ref()
-            } else {
-                None
-            }
-        })
-        .ok_or_else(|| refusal("it has no key identifier of its issuer"))?;
-    let number = list
-        .crl_number()
-        .ok_or_else(|| refusal("it has no number"))?;
+    // Readers that differ in which of two they take, or in what they make of an entry, differ in whom they believe; Go refuses the text.
+    if list
+        .iter_revoked_certificates()
+        .flat_map(|one| one.extensions())
+        .any(|extension| !known_of_entry(extension.parsed_extension()))
+    {
+        return Err(refusal("an entry says something that is not understood"));
+    }
+    let aki = list.extensions().iter().filter_map(|extension| {
+        if let ParsedExtension::AuthorityKeyIdentifier(id) = extension.parsed_extension() {
+            id.key_identifier.as_ref()
+        } else {
+            None
+        }
+    });
+    let aki = only(aki, "key identifier of its issuer")?;
+    let number = list.extensions().iter().filter_map(|extension| {
+        if let ParsedExtension::CRLNumber(number) = extension.parsed_extension() {
+            Some(number)
+        } else {
+            None
+        }
+    });
+    let number = only(number, "number")?;
     let next_update = list.next_update().ok_or_else(|| refusal("it has no end"))?;
     let serials = list
         .iter_revoked_certificates()
@@ -465,6 +480,23 @@ fn read_list(der: &CertificateRevocationListDer<'_>) -> Result<CrlFacts, Error> 
         serials,
         fingerprint: sha256(der),
     })
+}
+
+/// The one of its kind.
+fn only<T>(mut found: impl Iterator<Item = T>, what: &str) -> Result<T, Error> {
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one),
+        (None, _) => Err(refusal(format!("it has no {what}"))),
+        (Some(_), Some(_)) => Err(refusal(format!("it has more than one {what}"))),
+    }
+}
+
+/// An extension of an entry that everybody reads alike.
+fn known_of_entry(extension: &ParsedExtension<'_>) -> bool {
+    matches!(
+        extension,
+        ParsedExtension::ReasonCode(_) | ParsedExtension::InvalidityDate(_)
+    )
 }
 
 /// An extension of a complete list.

@@ -306,6 +306,66 @@ fn a_list_is_shown_alone_and_as_we_write_it() {
     ));
 }
 
+/// In its place this, of the same length.
+fn replaced(der: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+    assert_eq!(old.len(), new.len());
+    let at = der.windows(old.len()).position(|part| part == old).unwrap();
+    [&der[..at], new, &der[at + old.len()..]].concat()
+}
+
+/// Go, and so istiod, refuses a whole text for one of these.
+#[test]
+fn a_list_that_others_cannot_read_is_not_read() {
+    let (root, _) = root();
+    let der = lists(&list(&root, &["01"]).pem).unwrap().remove(0);
+    crl_facts(&der).unwrap();
+    let reason = |value: &[u8]| [&[0x06, 0x03, 0x55, 0x1d, 0x15, 0x04, 0x03][..], value].concat();
+    let enumerated = reason(&[0x0a, 0x01, 0x01]);
+    for value in [[0x02, 0x01, 0x01], [0x0a, 0x02, 0x01], [0x0a, 0x01, 0x63]] {
+        let list = replaced(&der, &enumerated, &reason(&value));
+        assert!(crl_facts(&list).is_err(), "{value:x?}");
+    }
+    // Something else in its place, critical or not: of no reader's choice either.
+    let mut other = enumerated.clone();
+    other[4] = 0x63;
+    let list = replaced(&der, &enumerated, &other);
+    assert!(crl_facts(&list).is_err());
+}
+
+#[test]
+fn a_list_says_only_once_whose_it_is_and_which() {
+    let id = |bytes: u8| {
+        let head = [
+            0x30,
+            bytes + 11,
+            0x06,
+            0x03,
+            0x55,
+            0x1d,
+            0x23,
+            0x04,
+            bytes + 4,
+            0x30,
+            bytes + 2,
+            0x80,
+            bytes,
+        ];
+        let tail = vec![7_u8; usize::from(bytes)];
+        [&head[..], &tail].concat()
+    };
+    let number = [
+        0x30, 0x0a, 0x06, 0x03, 0x55, 0x1d, 0x14, 0x04, 0x03, 0x02, 0x01, 9,
+    ];
+    let (ca, _) = odd_root(|params| {
+        params.key_identifier_method = KeyIdMethod::PreSpecified(vec![7; 46]);
+    });
+    let der = lists(&list(&ca, &[]).pem).unwrap().remove(0);
+    let facts = |new: &[u8]| crl_facts(&replaced(&der, &id(46), new));
+    facts(&id(46)).unwrap();
+    facts(&[id(34), number.to_vec()].concat()).unwrap_err();
+    facts(&[id(20), id(13)].concat()).unwrap_err();
+}
+
 #[test]
 fn the_same_lists_give_the_same_text() {
     let (root, _) = root();
@@ -343,6 +403,12 @@ fn the_same_lists_give_the_same_text() {
     assert_eq!(merge_crls([]).unwrap(), "");
     assert!(matches!(merge_crls([""]), Err(Error::ReadCrl { .. })));
     assert!(merge_crls(["hello", &*new]).is_err());
+    // Room for many CAs.
+    let serials: Vec<_> = (1..2500).map(|n| format!("1{n:038x}")).collect();
+    let serials: Vec<_> = serials.iter().map(String::as_str).collect();
+    let long = [&root, &one.authority].map(|ca| list(ca, &serials).pem);
+    let text = merge_crls(long.iter().map(String::as_str)).unwrap();
+    assert!(text.len() > super::PEM_MAX, "{}", text.len());
 }
 
 #[test]
