@@ -17,7 +17,7 @@ use mesh_core::{
 
 use crate::{report::Draft, wanted::Wanted};
 
-/// Most CAs that are named.
+/// Most CAs or namespaces that are named.
 const NAMED: usize = 3;
 
 /// A list that can be gone by.
@@ -128,6 +128,8 @@ impl PartialEq for Same {
 pub(crate) struct Met {
     cas: BTreeMap<String, Ca>,
     good: BTreeMap<String, Good>,
+    /// Those whose good list finds no room.
+    crowded: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -137,6 +139,14 @@ struct Ca {
     certificate: String,
     /// Its key identifier.
     ski: Option<String>,
+    is_root: bool,
+}
+
+impl Ca {
+    /// Only the root revokes: a list of another that names certificates would have lists switched on for all who meet that CA.
+    fn may_say(&self, facts: &CrlFacts) -> bool {
+        self.is_root || facts.serials.is_empty()
+    }
 }
 
 impl Met {
@@ -151,17 +161,17 @@ impl Met {
         let own = said
             .held()
             .iter()
-            .map(|it| (true, &spec.cluster, &it.certificate));
+            .map(|it| ((true, false), &spec.cluster, &it.certificate));
         let root = "the root".to_owned();
-        let roots = wish.bundle.roots.iter().map(|it| (true, &root, it));
+        let roots = wish.bundle.roots.iter().map(|it| ((true, true), &root, it));
         let peers = spec.trusts.iter().flat_map(|trust| {
             let certificates = trust.certificates.iter();
-            certificates.map(|it| (false, &trust.cluster, it))
+            certificates.map(|it| ((false, false), &trust.cluster, it))
         });
         let mut crls = Crls::new(spec.crls.iter().chain(said.crls()), now);
         let mut met = Self::default();
         let mut lengths = BTreeMap::new();
-        for (is_own, owner, certificate) in own.chain(roots).chain(peers) {
+        for ((is_own, is_root), owner, certificate) in own.chain(roots).chain(peers) {
             let Some(facts) = read(certificate) else {
                 continue;
             };
@@ -171,17 +181,24 @@ impl Met {
             if !facts.is_valid_at(now) || end <= now {
                 continue;
             }
-            if let Some(good) = crls.good_of(&facts, certificate) {
+            let ca = Ca {
+                owner: owner.clone(),
+                certificate: certificate.clone(),
+                ski: facts.ski.clone(),
+                is_root,
+            };
+            let good = crls.good_of(&facts, certificate);
+            if let Some(good) = good.filter(|good| ca.may_say(&good.facts)) {
                 lengths.insert(facts.key_fingerprint.clone(), (is_own, good.text.len()));
                 met.good.insert(facts.key_fingerprint.clone(), good);
             }
-            met.cas.entry(facts.key_fingerprint).or_insert(Ca {
-                owner: owner.clone(),
-                certificate: certificate.clone(),
-                ski: facts.ski,
-            });
+            met.cas.entry(facts.key_fingerprint).or_insert(ca);
         }
         let fitting = fitting(&lengths);
+        met.crowded = lengths
+            .into_keys()
+            .filter(|ca| !fitting.contains(ca))
+            .collect();
         met.good.retain(|ca, _| fitting.contains(ca));
         (met, crls.again())
     }
@@ -193,7 +210,9 @@ impl Met {
         reader: Reader,
         now: Timestamp,
     ) -> Result<Choice, Obstacle> {
-        let held = self.held(standing, now);
+        let texts = canonical(standing);
+        let begun = !texts.is_empty();
+        let held = self.held(texts, now);
         let facts = |lists: &BTreeMap<String, Good>| -> proxies::Lists {
             lists
                 .iter()
@@ -205,13 +224,14 @@ impl Met {
             met: &met,
             known: &facts(&self.good),
             standing: &facts(&held),
+            begun,
             reader,
         };
         let decision = decide(case, now);
         let obstacle = (!decision.missing.is_empty()).then(|| self.missing(&decision.missing));
         let text = match decision.step {
             // What is not as we write it is nobody's word.
-            Step::Keep if held.is_empty() => Text::Leave,
+            Step::Keep if !begun => Text::Leave,
             Step::Keep => Text::Keep,
             Step::Withdraw => Text::Withdraw,
             Step::Write { newest, kept } => {
@@ -230,20 +250,17 @@ impl Met {
         Ok(Choice { text, obstacle })
     }
 
-    /// The good lists in a text, if it is as we write it.
-    fn held(&self, standing: &str, now: Timestamp) -> BTreeMap<String, Good> {
+    /// The good ones of these lists.
+    fn held(&self, texts: Vec<String>, now: Timestamp) -> BTreeMap<String, Good> {
         let mut held = BTreeMap::new();
-        let texts = split_crls(standing).unwrap_or_default();
-        if merge_crls(texts.iter().map(String::as_str)).ok().as_deref() != Some(standing) {
-            return held;
-        }
         for text in texts {
             let Ok(facts) = crl_facts(text.as_bytes()) else {
                 continue;
             };
             let pointed = |ca: &&Ca| ca.ski.as_ref().is_none_or(|ski| *ski == facts.aki);
             let signed = |ca: &&Ca| verify_crl(&text, &ca.certificate, now).is_ok();
-            let found = self.cas.iter().find(|(_, ca)| pointed(ca) && signed(ca));
+            let good = |ca: &&Ca| pointed(ca) && ca.may_say(&facts) && signed(ca);
+            let found = self.cas.iter().find(|(_, ca)| good(ca));
             if let Some((key, _)) = found {
                 held.insert(key.clone(), Good { text, facts });
             }
@@ -252,24 +269,46 @@ impl Met {
     }
 
     fn missing(&self, missing: &BTreeSet<String>) -> Obstacle {
-        let owners: BTreeSet<&str> = missing
-            .iter()
-            .filter_map(|ca| self.cas.get(ca))
-            .map(|ca| ca.owner.as_str())
-            .collect();
-        let named: Vec<&str> = owners.iter().take(NAMED).copied().collect();
-        let more = match owners.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
+        let (crowded, without): (Vec<&String>, Vec<&String>) =
+            missing.iter().partition(|ca| self.crowded.contains(*ca));
+        let parts = [
+            ("there is no living revocation list of", without),
+            ("there is no room for the revocation list of", crowded),
+        ];
+        let parts = parts.into_iter().filter_map(|(words, cas)| {
+            let cas = cas.into_iter().filter_map(|ca| self.cas.get(ca));
+            let owners: BTreeSet<&str> = cas.map(|ca| ca.owner.as_str()).collect();
+            (!owners.is_empty()).then(|| format!("{words} {}", named(&owners)))
+        });
         Obstacle::new(
             "ListsIncomplete",
             format!(
-                "a certificate is revoked, and there is no living revocation list of {}{more}: proxies are given lists only when there is one of every CA, \
+                "a certificate is revoked, and {}: proxies are given lists only when there is one of every CA, \
                  and those that have been given lists refuse what is below a CA without one",
-                named.join(", ")
+                parts.collect::<Vec<_>>().join(", and ")
             ),
         )
+    }
+}
+
+/// The first of these, and how many more there are.
+fn named(all: &BTreeSet<&str>) -> String {
+    let named: Vec<&str> = all.iter().take(NAMED).copied().collect();
+    let more = match all.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{}{more}", named.join(", "))
+}
+
+/// The lists of a text, good or not, if it is as we write it.
+fn canonical(standing: &str) -> Vec<String> {
+    let texts = split_crls(standing).unwrap_or_default();
+    let merged = merge_crls(texts.iter().map(String::as_str));
+    if merged.ok().as_deref() == Some(standing) {
+        texts
+    } else {
+        Vec::new()
     }
 }
 

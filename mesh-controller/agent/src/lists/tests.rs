@@ -164,6 +164,68 @@ fn whose_list_is_missing_is_said() {
 }
 
 #[test]
+fn a_list_that_finds_no_room_is_not_said_to_be_dead() {
+    let mut world = World::new();
+    world.tell(&["77"], 2, now());
+    let said = world.board.said();
+    let (mut met, _again) = Met::new(&world.spec, &world.wish, &said, now());
+    let peer = &world.peer.authority.certificate().key_fingerprint;
+    met.good.remove(peer);
+    met.crowded.insert(peer.clone());
+    let message = |met: &Met| {
+        let found = met.choose("", Reader::Proxies, now()).unwrap();
+        found.obstacle.unwrap().message
+    };
+    let said = message(&met);
+    assert!(
+        said.contains("no room for the revocation list of region1:"),
+        "{said}"
+    );
+    assert!(!said.contains("no living"), "{said}");
+    let own = &world.own.authority.certificate().key_fingerprint;
+    met.good.remove(own);
+    let said = message(&met);
+    assert!(
+        said.contains("no living revocation list of child1, and there is no room"),
+        "{said}"
+    );
+}
+
+#[test]
+fn only_the_root_revokes() {
+    let mut world = World::new();
+    world.tell(&[], 1, now());
+    let naming = list(&world.peer.authority, 9, &["5"], now());
+    world.spec.crls[1] = naming.clone();
+    assert_eq!(world.text("", Reader::Proxies, now()), Text::Leave);
+    world.tell(&["77"], 2, now());
+    let text = world.written("");
+    let own = world.board.said().crls()[0].list.clone();
+    let standing = merge_crls([&*world.spec.crls[0].list, &*own, &*naming.list]).unwrap();
+    assert_eq!(world.written(&standing), text, "nor in what stands");
+    world.tell(&[], 2, now());
+    world
+        .board
+        .crls(&[list(&world.own.authority, 9, &["5"], now())]);
+    assert_eq!(world.text("", Reader::Proxies, now()), Text::Leave);
+}
+
+#[test]
+fn what_was_begun_goes_on_also_when_all_of_it_has_ended() {
+    let mut world = World::new();
+    world.tell(&["77"], 2, now());
+    let text = world.written("");
+    let late = after(8 * DAY);
+    assert_eq!(world.text(&text, Reader::Proxies, late), Text::Keep);
+    world.tell(&["77"], 3, late);
+    world.spec.crls.pop();
+    let found = world.choose(&text, Reader::Proxies, late);
+    assert!(matches!(found.text, Text::Write(_)), "{found:?}");
+    assert_eq!(found.obstacle.unwrap().reason, "ListsIncomplete");
+    assert_eq!(world.text("", Reader::Proxies, late), Text::Leave);
+}
+
+#[test]
 fn what_somebody_else_put_in_its_place_is_no_list_of_ours() {
     let mut world = World::new();
     world.tell(&["77"], 2, now());

@@ -41,8 +41,8 @@ impl List {
 /// Lists by the CA: SHA-256 of its public key, lower-case hex.
 pub type Lists = BTreeMap<String, List>;
 
-/// Most bytes of a text.
-const TEXT_MAX: usize = 200 * 1024;
+/// Most bytes of a text: all that one member is told, and more. A `ConfigMap` holds 1 MiB.
+const TEXT_MAX: usize = 768 * 1024;
 
 /// The CAs whose lists fit into a text: those of the mesh itself first (`true`), then the shortest of others. Who fills his list to hurt others
 /// loses it. Given is the length of each.
@@ -76,6 +76,8 @@ pub struct Case<'a> {
     pub known: &'a Lists,
     /// What stands in the text, as far as it is good; nothing if there is none, or an empty one.
     pub standing: &'a Lists,
+    /// A text of ours stands, also if no list in it is good any more: whoever reads it refuses everybody below a CA without one.
+    pub begun: bool,
     /// Who reads it.
     pub reader: Reader,
 }
@@ -113,6 +115,7 @@ pub fn decide(case: Case<'_>, now: Timestamp) -> Decision {
         met,
         known,
         standing,
+        begun,
         reader,
     } = case;
     let alive: BTreeMap<&String, &List> = known
@@ -125,25 +128,28 @@ pub fn decide(case: Case<'_>, now: Timestamp) -> Decision {
         .cloned()
         .collect();
     let is_revoked = alive.values().any(|list| !list.serials.is_empty());
+    // Somebody who knows more has written the text.
+    let is_behind = alive
+        .iter()
+        .any(|(ca, list)| standing.get(*ca).is_some_and(|it| it.number > list.number));
     let rest = |step| Decision {
         step,
         missing: BTreeSet::new(),
     };
-    match (standing.is_empty(), is_revoked, missing.is_empty()) {
+    match (begun, is_revoked, missing.is_empty()) {
         // Whether something is revoked is known only when every list is.
-        (true, false, false) => rest(Step::Keep),
-        (_, false, true) if standing.is_empty() || reader == Reader::Proxies => {
-            rest(Step::Withdraw)
-        }
-        (true, true, false) => Decision {
+        (false, false, false) => rest(Step::Keep),
+        (false, false, true) => rest(Step::Withdraw),
+        (true, false, true) if reader == Reader::Proxies && !is_behind => rest(Step::Withdraw),
+        (false, true, false) => Decision {
             step: Step::Keep,
             missing,
         },
-        (true, _, true) => rest(Step::Write {
+        (false, true, true) => rest(Step::Write {
             newest: met.clone(),
             kept: BTreeSet::new(),
         }),
-        (false, _, _) => go_on(met, &alive, standing, now),
+        (true, _, _) => go_on(met, &alive, standing, now),
     }
 }
 

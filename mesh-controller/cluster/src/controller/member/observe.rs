@@ -177,7 +177,7 @@ fn half(facts: &CertFacts) -> Timestamp {
 }
 
 /// Of the lists that a member reports, those that are signed by an intermediate of its own; none that is older than one that was
-/// believed before.
+/// believed before. Only the root revokes: one that names certificates would have lists switched on for all who meet this member.
 fn believed(
     reported: &[mesh_api::agent::Crl],
     shown: &[(Anchor, CertFacts)],
@@ -197,7 +197,7 @@ fn believed(
             .filter(|list| before.is_none_or(|before| before.list != list.list))
             .filter_map(|list| {
                 let facts = mesh_ca::verify_crl(&list.list, &anchor.certificate, now).ok()?;
-                Some(Crl {
+                facts.serials.is_empty().then(|| Crl {
                     issuer: issuer.clone(),
                     number: facts.number,
                     until: Some(facts.next_update),

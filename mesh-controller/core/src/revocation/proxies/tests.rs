@@ -35,6 +35,7 @@ fn decided(met: &[&str], known: &Lists, standing: &Lists, reader: Reader) -> Dec
         met: &met,
         known,
         standing,
+        begun: !standing.is_empty(),
         reader,
     };
     decide(case, at(0))
@@ -160,8 +161,44 @@ fn when_nothing_is_revoked_any_more_it_is_taken_back_where_that_works() {
 }
 
 #[test]
+fn who_knows_less_than_what_stands_does_not_take_it_back() {
+    let standing = lists(&[("root", list(6, 0, &["7"])), ("a", list(5, 0, &[]))]);
+    let step = |root: List| {
+        let known = lists(&[("root", root), ("a", list(5, 0, &[]))]);
+        decided(&["root", "a"], &known, &standing, Reader::Proxies).step
+    };
+    assert_eq!(step(list(5, 0, &[])), Step::Keep);
+    assert_eq!(step(list(7, 0, &[])), Step::Withdraw);
+}
+
+#[test]
+fn what_was_begun_goes_on_also_when_every_list_has_ended() {
+    let met = set(&["root", "a"]);
+    let step = |known: &[(&str, List)], reader| {
+        let case = Case {
+            met: &met,
+            known: &lists(known),
+            standing: &Lists::new(),
+            begun: true,
+            reader,
+        };
+        decide(case, at(0))
+    };
+    let root = |serials: &[&str]| ("root", list(6, 0, serials));
+    let found = step(&[root(&["7"])], Reader::Proxies);
+    assert_eq!(found.step, write(&["root"], &[]), "it does not wait for a");
+    assert_eq!(found.missing, set(&["a"]));
+    let clean = [root(&[]), ("a", list(1, 0, &[]))];
+    assert_eq!(step(&clean, Reader::Proxies).step, Step::Withdraw);
+    let found = step(&clean, Reader::Istiod).step;
+    assert_eq!(found, write(&["root", "a"], &[]), "istiod never forgets");
+    let found = step(&[], Reader::Istiod);
+    assert_eq!((found.step, found.missing), (Step::Keep, met.clone()));
+}
+
+#[test]
 fn who_fills_his_list_loses_it() {
-    let mut lists: BTreeMap<String, (bool, usize)> = (0..40)
+    let mut lists: BTreeMap<String, (bool, usize)> = (0..80)
         .map(|index| (format!("greedy{index}"), (false, 16 * 1024)))
         .collect();
     lists.extend((0..200).map(|index| (format!("honest{index}"), (false, 500))));
@@ -169,7 +206,7 @@ fn who_fills_his_list_loses_it() {
     let told = fitting(&lists);
     let of = |kind: &str| told.iter().filter(|ca| ca.starts_with(kind)).count();
     assert_eq!((of("root"), of("honest")), (1, 200));
-    assert!((1..10).contains(&of("greedy")));
+    assert!((1..48).contains(&of("greedy")));
     assert!(told.iter().map(|ca| lists[ca].1).sum::<usize>() <= TEXT_MAX);
 }
 
@@ -210,20 +247,26 @@ proptest! {
     fn every_text_is_good_for_whom_it_can_be_and_then_stays(
         met in proptest::collection::btree_set("[a-d]", 1..5),
         (known, standing) in (any_lists(), any_lists()),
-        istiod in any::<bool>(),
+        (istiod, ended) in any::<(bool, bool)>(),
     ) {
+        let begun = ended || !standing.is_empty();
         let reader = if istiod { Reader::Istiod } else { Reader::Proxies };
-        let decision = decide(Case { met: &met, known: &known, standing: &standing, reader }, at(0));
+        let decision = decide(Case { met: &met, known: &known, standing: &standing, begun, reader }, at(0));
         let text = after(&decision.step, &known, &standing);
+        let stands = match decision.step {
+            Step::Keep => begun,
+            Step::Write { .. } => true,
+            Step::Withdraw => false,
+        };
         let alive = |lists: &Lists, ca: &String| lists.get(ca).is_some_and(|list| list.is_alive(at(0)));
         let complete = met.iter().all(|ca| alive(&text, ca));
         if let Step::Write { .. } = decision.step {
-            prop_assert!(!standing.is_empty() || complete, "begun without all");
+            prop_assert!(begun || complete, "begun without all");
             for (ca, list) in &text {
                 prop_assert!(met.contains(ca) && list.is_alive(at(0)));
             }
         }
-        if !text.is_empty() {
+        if stands {
             for ca in &met {
                 // Nobody is refused for a list that is known, nobody believed for one that was not told.
                 prop_assert!(alive(&text, ca) || !alive(&known, ca));
@@ -233,11 +276,18 @@ proptest! {
                 }
             }
         }
-        if istiod && !standing.is_empty() {
+        if istiod && begun {
             prop_assert!(decision.step != Step::Withdraw);
         }
-        let again = decide(Case { met: &met, known: &known, standing: &text, reader }, at(0));
-        let rests = again.step == Step::Keep || (again.step == Step::Withdraw && text.is_empty());
+        // Nobody takes back what is newer than what he knows.
+        for (ca, old) in &standing {
+            let is_newer = known.get(ca).is_some_and(|list| list.number < old.number);
+            if met.contains(ca) && old.is_alive(at(0)) && is_newer {
+                prop_assert_eq!(text.get(ca), Some(old));
+            }
+        }
+        let again = decide(Case { met: &met, known: &known, standing: &text, begun: stands, reader }, at(0));
+        let rests = again.step == Step::Keep || (again.step == Step::Withdraw && !stands);
         prop_assert!(rests, "{:?} then {:?}", decision, again);
     }
 
@@ -263,7 +313,8 @@ proptest! {
                 let list = List { number: u64::try_from(round).unwrap(), from: at(made), until: at(made + LIFE), serials };
                 (ca.clone(), list)
             }).collect();
-            let case = Case { met: &met, known: &known, standing: &standing, reader: Reader::Proxies };
+            let begun = !standing.is_empty();
+            let case = Case { met: &met, known: &known, standing: &standing, begun, reader: Reader::Proxies };
             let step = decide(case, at(hour)).step;
             writes += i64::from(step != Step::Keep);
             standing = after(&step, &known, &standing);

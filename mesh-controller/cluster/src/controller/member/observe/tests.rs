@@ -1,5 +1,5 @@
 use jiff::SignedDuration;
-use mesh_ca::{Authority, PrivateKey, Requested, check_csr};
+use mesh_ca::{Authority, PrivateKey, Requested, RevokedSerial, check_csr};
 
 use super::*;
 
@@ -32,9 +32,13 @@ fn intermediate() -> (Anchor, CertFacts, Authority) {
 }
 
 fn list(authority: &Authority, number: u64) -> mesh_api::agent::Crl {
+    naming(authority, number, &[])
+}
+
+fn naming(authority: &Authority, number: u64, revoked: &[RevokedSerial]) -> mesh_api::agent::Crl {
     let life = SignedDuration::from_hours(1);
     let signed = authority
-        .sign_crl(&[], number, life, Timestamp::now())
+        .sign_crl(revoked, number, life, Timestamp::now())
         .unwrap();
     mesh_api::agent::Crl {
         issuer: authority.certificate().key_fingerprint.clone(),
@@ -66,6 +70,15 @@ fn a_list_is_believed_only_of_the_intermediate_that_signed_it_and_never_an_older
     let mut broken = list(&own, 3);
     broken.list.push('x');
     assert_eq!(numbers(&[broken], &second), [2]);
+
+    let one = RevokedSerial {
+        serial: "7".to_owned(),
+        at: now,
+        reason: None,
+    };
+    let naming = || naming(&own, 3, std::slice::from_ref(&one));
+    assert_eq!(numbers(&[naming()], &second), [2], "only the root revokes");
+    assert_eq!(numbers(&[naming()], &[]), Vec::<u64>::new());
 
     assert_eq!(numbers(&[list(&own, 1)], &second), [2], "an older one");
     assert_eq!(numbers(&[], &second), [2], "none at all");
