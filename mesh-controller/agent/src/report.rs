@@ -118,6 +118,8 @@ impl Workloads {
                         None => before.and_then(|before| before.cacerts),
                     },
                     revoked: match (cacerts, lists) {
+                        // They do not stand everywhere.
+                        (_, Some(lists)) if !lists.foreign.is_empty() => None,
                         (Some(cacerts), Some(lists)) => lists.revoked.or(cacerts.revoked),
                         (_, _) => revoked(),
                     },
@@ -216,6 +218,14 @@ impl Board {
     /// What workloads are given.
     pub(crate) fn workloads(&self, workloads: Workloads) {
         self.change(|draft| draft.workloads = Some(workloads));
+    }
+
+    /// Nobody is given anything any more, lists neither.
+    pub(crate) fn no_workloads(&self) {
+        self.change(|draft| {
+            draft.workloads = Some(Workloads::None);
+            draft.lists = Some(Lists::default());
+        });
     }
 
     /// What istiod signs with.

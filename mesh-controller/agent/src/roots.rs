@@ -92,14 +92,14 @@ impl Roots {
                     let keeper = lists::maps::Keeper::new(&self);
                     tokio::select! {
                         () = cluster.follow_namespaces(to_namespaces) => {}
-                        () = cluster.follow_maps(labels::ROOT_CONFIG_MAP, to_maps) => {}
-                        () = cluster.follow_maps(labels::CRL_CONFIG_MAP, to_lists) => {}
+                        () = cluster.follow_maps(labels::ROOT_CONFIG_MAP, ENTRY, to_maps) => {}
+                        () = cluster.follow_maps(labels::CRL_CONFIG_MAP, lists::maps::ENTRY, to_lists) => {}
                         () = keeper.keep(namespaces.clone(), lists) => {}
                         () = self.keep(namespaces, maps) => {}
                     }
                     continue;
                 }
-                self.board.workloads(Workloads::None);
+                self.board.no_workloads();
             }
             if self.wanted.changed().await.is_err() {
                 return;

@@ -1,10 +1,15 @@
 //! Revocation lists in every namespace, where Istio's sidecars look for them: `ConfigMap` `istio-ca-crl`.
 //!
 //! When istiod is the issuer it writes these maps itself, from `cacerts`. Otherwise we do: empty until something is revoked, as istiod does, since
-//! sidecars look for the file once, when they are given roots. A proxy goes on with the lists that it has read when the map is deleted, until
+//! sidecars look for the file once, when they are given roots. A map that istiod has taken over is left alone also then: an istiod that still
+//! serves would write it again. A proxy goes on with the lists that it has read when the map is deleted, until
 //! they end, and then refuses everybody; an empty text ends that at once. So a map is emptied first and deleted later.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use mesh_api::{agent::Workloads as Wish, labels, mesh::WorkloadIssuer};
@@ -17,7 +22,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Choice, Met, Same, Text, Worked, count};
+use super::{Choice, Met, Same, Text, Worked, count, named};
 use crate::{
     jitter,
     report::{Board, Draft, Lists, present},
@@ -45,7 +50,7 @@ pub(crate) struct Keeper {
 /// What is to stand in namespaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Goal {
-    /// Whatever stands there.
+    /// Whatever stands there; an empty text where nothing does, so that sidecars that start follow what comes.
     Leave,
     /// This, in every one.
     Text(String),
@@ -71,16 +76,82 @@ fn draft(text: String, marks: &BTreeMap<String, String>) -> MapDraft {
     }
 }
 
-/// Ours that say something are to be emptied; once all are empty, these are to be deleted. With `yields`, whatever istiod has taken over
-/// is its own.
+/// What stands: the text of one of ours that says something, of the one in the own namespace before all others.
+fn standing<'a>(marks: &BTreeMap<String, String>, maps: &'a BTreeMap<String, MapSeen>) -> &'a str {
+    maps.get(mesh_api::NAMESPACE)
+        .into_iter()
+        .chain(maps.values())
+        .filter(|map| map.marks == *marks && !map.shared)
+        .filter_map(|map| map.text.as_deref())
+        .find(|text| !text.is_empty())
+        .unwrap_or_default()
+}
+
+/// What is to be done for this text to stand in every namespace: also maps of ours that istiod has taken over are somebody else's.
+fn spread(
+    draft: &MapDraft,
+    namespaces: &BTreeMap<String, NamespaceSeen>,
+    maps: &BTreeMap<String, MapSeen>,
+) -> Todo {
+    let mut todo = roots::decide(draft, false, namespaces, maps);
+    for namespace in namespaces.keys() {
+        if maps.get(namespace).is_some_and(|map| map.shared) {
+            todo.put.remove(namespace);
+            if !todo.foreign.contains(namespace) {
+                todo.foreign.push(namespace.clone());
+            }
+        }
+    }
+    todo
+}
+
+/// What is to be done while it cannot be said what should stand: maps are made where none are.
+fn begin(
+    empty: &MapDraft,
+    namespaces: &BTreeMap<String, NamespaceSeen>,
+    maps: &BTreeMap<String, MapSeen>,
+) -> Todo {
+    let mut todo = spread(empty, namespaces, maps);
+    todo.put.retain(|_, uid| uid.is_none());
+    todo
+}
+
+/// What is told of a text that is to stand in every namespace but these, when this kept it from it, or nothing did.
+fn told(
+    text: &str,
+    foreign: Vec<String>,
+    failure: Option<Obstacle>,
+    why: Option<Obstacle>,
+) -> Lists {
+    let revoked = count(text);
+    let stands = revoked > 0 && foreign.is_empty() && failure.is_none();
+    let names: BTreeSet<&str> = foreign.iter().map(String::as_str).collect();
+    let is_kept_out = !text.is_empty() && !foreign.is_empty();
+    let kept_out = is_kept_out.then(|| {
+        Obstacle::new(
+            "ListsForeign",
+            format!(
+                "a certificate is revoked, but ConfigMap {} belongs to istiod or to somebody else and is left alone in {}: proxies there go by what is in it",
+                labels::CRL_CONFIG_MAP,
+                named(&names)
+            ),
+        )
+    });
+    Lists {
+        revoked: stands.then_some(revoked),
+        obstacle: failure.or(why).or(kept_out),
+        foreign,
+    }
+}
+
+/// Ours that say something are to be emptied; once all are empty, these are to be deleted. Whatever istiod has taken over is its own.
 fn withdraw(
     empty: &MapDraft,
-    yields: bool,
     maps: &BTreeMap<String, MapSeen>,
 ) -> (Todo, BTreeMap<String, String>) {
     let ours = || {
         maps.iter()
-            .filter(|(_, map)| map.marks == empty.marks && !(yields && map.shared))
+            .filter(|(_, map)| map.marks == empty.marks && !map.shared)
     };
     let hash = empty.hash();
     let put: BTreeMap<String, Option<String>> = ours()
@@ -163,9 +234,9 @@ impl Keeper {
         wanted: &Arc<Wanted>,
         wish: &Wish,
         maps: &BTreeMap<String, MapSeen>,
-    ) -> Option<(Goal, Option<Obstacle>, bool)> {
+    ) -> Option<(Goal, Option<Obstacle>)> {
         if wish.issuer == WorkloadIssuer::Istiod {
-            return Some((Goal::Nothing, None, true));
+            return Some((Goal::Nothing, None));
         }
         let now = Timestamp::now();
         let said = self.board.said().about_own();
@@ -176,49 +247,43 @@ impl Keeper {
         let met = self
             .met
             .get(from, now, || Met::new(&wanted.spec, wish, &said, now));
-        let own = maps
-            .get(mesh_api::NAMESPACE)
-            .filter(|map| map.marks == wanted.marks);
-        let standing = own.and_then(|map| map.text.as_deref()).unwrap_or_default();
-        let (goal, why) = match met.choose(standing, Reader::Proxies, now) {
+        let standing = standing(&wanted.marks, maps);
+        Some(match met.choose(standing, Reader::Proxies, now) {
             Ok(Choice { text, obstacle }) => (goal(text, standing), obstacle),
             Err(why) => (Goal::Leave, Some(why)),
-        };
-        Some((goal, why, false))
+        })
     }
 
     async fn step(
         &mut self,
         wanted: &Wanted,
-        (goal, why, yields): (Goal, Option<Obstacle>, bool),
+        (goal, why): (Goal, Option<Obstacle>),
         (there, known): (&BTreeMap<String, NamespaceSeen>, &BTreeMap<String, MapSeen>),
     ) -> Lists {
-        let mut lists = Lists {
-            obstacle: why,
-            ..Lists::default()
-        };
+        let draft = |text| draft(text, &wanted.marks);
         if goal != Goal::Nothing {
             self.empty_since = None;
         }
         match goal {
-            Goal::Leave => {}
-            Goal::Text(text) => {
-                let revoked = count(&text);
-                let draft = draft(text, &wanted.marks);
-                let todo = roots::decide(&draft, false, there, known);
+            Goal::Leave => {
+                let draft = draft(String::new());
+                let todo = begin(&draft, there, known);
                 let failure = self.put(&draft, &todo).await;
-                lists.revoked = (failure.is_none() && revoked > 0).then_some(revoked);
-                lists.foreign = todo.foreign;
-                lists.obstacle = failure.or(lists.obstacle);
+                told("", todo.foreign, failure, why)
+            }
+            Goal::Text(text) => {
+                let draft = draft(text);
+                let todo = spread(&draft, there, known);
+                let failure = self.put(&draft, &todo).await;
+                told(&draft.text, todo.foreign, failure, why)
             }
             Goal::Nothing => {
-                let draft = draft(String::new(), &wanted.marks);
-                let (todo, gone) = withdraw(&draft, yields, known);
+                let draft = draft(String::new());
+                let (todo, gone) = withdraw(&draft, known);
                 let failure = self.put(&draft, &todo).await.or(self.delete(gone).await);
-                lists.obstacle = failure.or(lists.obstacle);
+                told("", Vec::new(), failure, why)
             }
         }
-        lists
     }
 
     async fn put(&self, draft: &MapDraft, todo: &Todo) -> Option<Obstacle> {

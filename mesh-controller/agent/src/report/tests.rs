@@ -163,6 +163,14 @@ fn what_workloads_are_given_stays_until_it_was_looked_at() {
     assert_eq!((said.cacerts, said.revoked), (None, Some(3)));
     assert_eq!(said.obstacle.unwrap().reason, "ListsIncomplete");
     assert!(said.foreign_lists.is_empty());
-    board.workloads(Workloads::None);
+    board.lists(Lists {
+        foreign: vec!["other".to_owned()],
+        ..Lists::default()
+    });
+    let said = shared().unwrap();
+    assert_eq!(said.foreign_lists, ["other"]);
+    assert_eq!(said.revoked, None, "they do not stand everywhere");
+    board.no_workloads();
     assert_eq!(shared(), None);
+    assert_eq!(board.said().lists, Some(Lists::default()));
 }

@@ -105,14 +105,11 @@ fn name<K: Resource>(object: &K) -> String {
     object.name_any()
 }
 
-/// What the key of an object is, and what is kept of it.
-type Read<K, V> = (fn(&K) -> String, fn(&K) -> V);
-
-/// Keeps a picture of what is there: each object under its key, as it is read.
+/// Keeps a picture of what is there: each object under its key, and what is read of it.
 pub(super) async fn follow<K, V>(
     api: Api<K>,
     config: Config,
-    read: Read<K, V>,
+    (key, read): (fn(&K) -> String, impl Fn(&K) -> V + Send + Sync),
     to: watch::Sender<Seen<V>>,
 ) where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -146,7 +143,7 @@ pub(super) async fn follow<K, V>(
                         tracing::info!(kind = %K::kind(&()), "the own API server answers again");
                         failures = 0;
                     }
-                    take(event, read, &mut listing, &mut present);
+                    take(event, (key, &read), &mut listing, &mut present);
                     if listing.is_none() {
                         publish(&to, &present);
                     }
@@ -166,7 +163,7 @@ pub(super) async fn follow<K, V>(
 
 pub(super) fn take<K, V>(
     event: Event<K>,
-    (key, read): Read<K, V>,
+    (key, read): (fn(&K) -> String, &impl Fn(&K) -> V),
     listing: &mut Option<BTreeMap<String, V>>,
     present: &mut BTreeMap<String, V>,
 ) {

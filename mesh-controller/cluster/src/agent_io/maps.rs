@@ -1,6 +1,10 @@
 //! `ConfigMap`s of one name in every namespace, as Istio's proxies mount them.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Weak},
+};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
 use k8s_openapi::{
@@ -12,8 +16,9 @@ use kube::{
     api::{DeleteParams, Preconditions},
     runtime::watcher::Config,
 };
-use mesh_api::{NAMESPACE, labels};
+use mesh_api::labels;
 use mesh_core::text::hex;
+use parking_lot::Mutex;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -24,6 +29,8 @@ use super::{
     write::{apply_as, call, made, posted},
 };
 
+/// The label by which istiod knows the maps that it writes.
+const ISTIODS: &str = "istio.io/config";
 /// How many are written at a time.
 const HANDS: usize = 8;
 
@@ -34,18 +41,18 @@ pub struct NamespaceSeen {
     pub leaving: bool,
 }
 
-/// A `ConfigMap`, without what is in it (but in the own namespace).
+/// A `ConfigMap`, as far as it is ours. What somebody puts beside the one entry is no business of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapSeen {
     /// UID of the object.
     pub uid: String,
     /// Those of its labels that say whose it is.
     pub marks: BTreeMap<String, String>,
-    /// Hash of its data, as [`MapDraft::hash`] makes it.
+    /// Hash of the entry, as [`MapDraft::hash`] makes it; empty if there is none.
     pub hash: String,
-    /// Somebody else has written its data too.
+    /// istiod has taken it over, or somebody else: the entry was written by others too, or the label is there by which istiod knows its own.
     pub shared: bool,
-    /// In the own namespace: its first entry. What stands there is the measure for the others.
+    /// The entry, if nobody else has written it.
     pub text: Option<Arc<str>>,
 }
 
@@ -63,20 +70,21 @@ pub struct MapDraft {
 }
 
 impl MapDraft {
-    /// Hash of its data.
+    /// Hash of its entry.
     #[must_use]
     pub fn hash(&self) -> String {
-        hash([(self.entry, self.text.as_str())].into_iter())
+        hash(&self.text)
     }
 }
 
-fn hash<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let mut hash = Sha256::new();
-    for part in entries.flat_map(|(name, text)| [name, text]) {
-        hash.update(part.len().to_le_bytes());
-        hash.update(part.as_bytes());
-    }
-    hex(&hash.finalize())
+fn hash(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
+/// How `ConfigMap`s of one name are read. The same text stands in every namespace; it is kept once.
+pub(super) struct Reading {
+    entry: &'static str,
+    texts: Mutex<BTreeMap<String, Weak<str>>>,
 }
 
 pub(super) fn namespace(object: &Namespace) -> NamespaceSeen {
@@ -86,36 +94,52 @@ pub(super) fn namespace(object: &Namespace) -> NamespaceSeen {
     }
 }
 
-pub(super) fn map(object: &ConfigMap) -> MapSeen {
-    let own = [labels::MANAGED_BY, labels::INSTALL, labels::MEMBER];
-    let foreign = object.managed_fields().iter().any(|entry| {
-        let data = entry.fields_v1.as_ref().and_then(|f| f.0.get("f:data"));
-        entry.manager.as_deref() != Some(labels::AGENT) && data.is_some()
-    });
-    let data = object.data.iter().flatten();
-    let binary = object.binary_data.iter().flatten();
-    let text = hash(data.map(|(name, text)| (name.as_str(), text.as_str())));
-    MapSeen {
-        uid: object.uid().unwrap_or_default(),
-        marks: object
+impl Reading {
+    pub(super) fn new(entry: &'static str) -> Self {
+        Self {
+            entry,
+            texts: Mutex::default(),
+        }
+    }
+
+    pub(super) fn map(&self, object: &ConfigMap) -> MapSeen {
+        let own = [labels::MANAGED_BY, labels::INSTALL, labels::MEMBER];
+        let field = format!("f:{}", self.entry);
+        let foreign = object.managed_fields().iter().any(|written| {
+            let data = written.fields_v1.as_ref().and_then(|f| f.0.get("f:data"));
+            written.manager.as_deref() != Some(labels::AGENT)
+                && data.is_some_and(|data| data.get(&field).is_some())
+        });
+        let marks: BTreeMap<String, String> = object
             .labels()
             .iter()
             .filter(|(key, _)| own.contains(&key.as_str()))
             .map(|(key, value)| (key.clone(), value.clone()))
-            .collect(),
-        hash: if binary.count() == 0 {
-            text
-        } else {
-            String::new()
-        },
-        shared: foreign,
-        text: object
-            .data
-            .iter()
-            .flatten()
-            .next()
-            .filter(|_| object.namespace().as_deref() == Some(NAMESPACE))
-            .map(|(_, text)| text.as_str().into()),
+            .collect();
+        let shared = foreign || object.labels().contains_key(ISTIODS);
+        let text = object.data.as_ref().and_then(|data| data.get(self.entry));
+        let hash = text.map(|text| hash(text)).unwrap_or_default();
+        MapSeen {
+            uid: object.uid().unwrap_or_default(),
+            text: text
+                .filter(|_| !shared && !marks.is_empty())
+                .map(|text| self.kept(&hash, text)),
+            marks,
+            hash,
+            shared,
+        }
+    }
+
+    /// The text, as it is kept for all maps in which it stands.
+    fn kept(&self, hash: &str, text: &str) -> Arc<str> {
+        let mut texts = self.texts.lock();
+        if let Some(kept) = texts.get(hash).and_then(Weak::upgrade) {
+            return kept;
+        }
+        let kept: Arc<str> = text.into();
+        texts.retain(|_, text| text.strong_count() > 0);
+        texts.insert(hash.to_owned(), Arc::downgrade(&kept));
+        kept
     }
 }
 
@@ -134,15 +158,18 @@ impl OwnCluster {
         )
     }
 
-    /// Follows the `ConfigMap`s of this name, by namespace.
+    /// Follows the `ConfigMap`s of this name, by namespace, for the sake of one entry.
     pub fn follow_maps(
         &self,
         name: &str,
+        entry: &'static str,
         to: watch::Sender<Seen<MapSeen>>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let api: Api<ConfigMap> = Api::all(self.client.clone());
         let key = |object: &ConfigMap| object.namespace().unwrap_or_default();
-        follow(api, named(name), (key, map), to)
+        let reading = Reading::new(entry);
+        let read = move |object: &ConfigMap| reading.map(object);
+        follow(api, named(name), (key, read), to)
     }
 
     /// Makes a `ConfigMap` in each of these namespaces, and mends it where one of ours was seen: never another of the same name.

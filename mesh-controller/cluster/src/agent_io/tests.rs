@@ -121,7 +121,7 @@ fn nothing_is_shown_of_a_list_before_it_is_whole() {
     let mut present = BTreeMap::from([("old".to_owned(), seen::pod(&pod("old")))]);
     let mut take = |event| {
         let name = |pod: &k8s_openapi::api::core::v1::Pod| kube::ResourceExt::name_any(pod);
-        follow::take(event, (name, seen::pod), &mut listing, &mut present);
+        follow::take(event, (name, &seen::pod), &mut listing, &mut present);
         (
             listing.is_some(),
             present.keys().cloned().collect::<Vec<_>>(),
@@ -138,4 +138,65 @@ fn nothing_is_shown_of_a_list_before_it_is_whole() {
         (false, vec!["a".to_owned(), "b".to_owned()])
     );
     assert_eq!(take(Event::Delete(pod("a"))), (false, vec!["b".to_owned()]));
+}
+
+/// A map of ours, with these entries, labels beside ours, and a manager of each of these fields.
+fn map(entries: Value, label: &str, fields: &[(&str, &str)]) -> MapSeen {
+    let written = |(manager, field): &(&str, &str)| json!({"manager": manager, "fieldsV1": {"f:data": {*field: {}}}});
+    let object = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": "a",
+            "namespace": "anywhere",
+            "uid": "u",
+            "labels": {mesh_api::labels::MEMBER: "m1", label: "true"},
+            "managedFields": fields.iter().map(written).collect::<Vec<_>>(),
+        },
+        "data": entries,
+    });
+    maps::Reading::new("b").map(&read(object))
+}
+
+#[test]
+fn a_map_is_judged_by_its_one_entry() {
+    let draft = MapDraft {
+        name: "a",
+        entry: "b",
+        text: "lists".to_owned(),
+        marks: BTreeMap::from([(mesh_api::labels::MEMBER.to_owned(), "m1".to_owned())]),
+    };
+    let ours = (mesh_api::labels::AGENT, "f:b");
+    let seen = map(
+        json!({"a": "x", "b": "lists", "c": "y"}),
+        "x",
+        &[ours, ("kubectl", "f:a")],
+    );
+    assert_eq!((&seen.hash, &seen.marks), (&draft.hash(), &draft.marks));
+    assert_eq!((seen.text.as_deref(), seen.shared), (Some("lists"), false));
+    let without = map(json!({"a": "lists"}), "x", &[ours]);
+    assert_eq!((without.hash.as_str(), without.text), ("", None));
+    let empty = MapDraft {
+        text: String::new(),
+        ..draft
+    };
+    assert_eq!(map(json!({"b": ""}), "x", &[ours]).hash, empty.hash());
+    // Taken over by istiod, or its own from the first.
+    for (label, manager) in [("x", "pilot-discovery"), ("istio.io/config", ours.0)] {
+        let seen = map(json!({"b": "lists"}), label, &[ours, (manager, "f:b")]);
+        assert_eq!((seen.shared, seen.text), (true, None), "{label} {manager}");
+    }
+}
+
+#[test]
+fn a_text_that_stands_in_many_maps_is_kept_once() {
+    let reading = maps::Reading::new("b");
+    let text = |text: &str| {
+        let labels = json!({mesh_api::labels::MEMBER: "m1"});
+        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"labels": labels}, "data": {"b": text}});
+        reading.map(&read(object)).text.unwrap()
+    };
+    let (one, two, other) = (text("lists"), text("lists"), text("others"));
+    assert!(std::sync::Arc::ptr_eq(&one, &two));
+    assert_eq!((&*one, &*other), ("lists", "others"));
 }
