@@ -1,4 +1,7 @@
+use mesh_ca::RevokedSerial;
+
 use super::*;
+use crate::testing::{Mesh, now};
 
 fn marks(member: &str) -> BTreeMap<String, String> {
     BTreeMap::from([(labels::MEMBER.to_owned(), member.to_owned())])
@@ -123,6 +126,15 @@ fn while_lists_should_stand_a_foreign_map_is_an_obstacle() {
     );
     assert!(why.message.contains("left alone in a:"), "{}", why.message);
     assert_eq!(told("", foreign(), None, None).obstacle, None);
+    let revoked = RevokedSerial {
+        serial: "7".to_owned(),
+        at: now(),
+        reason: None,
+    };
+    let (root, hour) = (Mesh::new().root, jiff::SignedDuration::from_hours(1));
+    let text = root.sign_crl(&[revoked], 1, hour, now()).unwrap().pem;
+    assert_eq!(told(&text, Vec::new(), None, None).revoked, Some(1));
+    assert_eq!(told(&text, foreign(), None, None).revoked, None);
     let other = Obstacle::new("ListsNotWritten", "x");
     let said = told("lists", foreign(), Some(other.clone()), None);
     assert_eq!(said.obstacle, Some(other));

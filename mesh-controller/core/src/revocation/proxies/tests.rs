@@ -206,7 +206,8 @@ fn who_fills_his_list_loses_it() {
     let told = fitting(&lists);
     let of = |kind: &str| told.iter().filter(|ca| ca.starts_with(kind)).count();
     assert_eq!((of("root"), of("honest")), (1, 200));
-    assert!((1..48).contains(&of("greedy")));
+    // Beside the others' there is room for all that a controller tells.
+    assert!((32..48).contains(&of("greedy")));
     assert!(told.iter().map(|ca| lists[ca].1).sum::<usize>() <= TEXT_MAX);
 }
 
