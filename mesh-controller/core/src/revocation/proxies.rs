@@ -129,9 +129,10 @@ pub fn decide(case: Case<'_>, now: Timestamp) -> Decision {
         .collect();
     let is_revoked = alive.values().any(|list| !list.serials.is_empty());
     // Somebody who knows more has written the text.
-    let is_behind = alive
-        .iter()
-        .any(|(ca, list)| standing.get(*ca).is_some_and(|it| it.number > list.number));
+    let is_behind = alive.iter().any(|(ca, list)| {
+        let held = standing.get(*ca).filter(|held| held.is_alive(now));
+        held.is_some_and(|held| held.number > list.number)
+    });
     let rest = |step| Decision {
         step,
         missing: BTreeSet::new(),

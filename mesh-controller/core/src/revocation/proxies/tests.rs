@@ -169,6 +169,11 @@ fn who_knows_less_than_what_stands_does_not_take_it_back() {
     };
     assert_eq!(step(list(5, 0, &[])), Step::Keep);
     assert_eq!(step(list(7, 0, &[])), Step::Withdraw);
+    // What has ended is not newer than anything.
+    let ended = lists(&[("root", list(6, LIFE, &["7"]))]);
+    let known = lists(&[("root", list(5, 0, &[]))]);
+    let found = decided(&["root"], &known, &ended, Reader::Proxies).step;
+    assert_eq!(found, Step::Withdraw);
 }
 
 #[test]
