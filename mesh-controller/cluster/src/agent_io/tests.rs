@@ -141,7 +141,7 @@ fn nothing_is_shown_of_a_list_before_it_is_whole() {
 }
 
 /// A map of ours, with these entries, labels beside ours, and a manager of each of these fields.
-fn map(entries: Value, label: &str, fields: &[(&str, &str)]) -> MapSeen {
+fn map(entries: &Value, label: &str, fields: &[(&str, &str)]) -> MapSeen {
     let written = |(manager, field): &(&str, &str)| json!({"manager": manager, "fieldsV1": {"f:data": {*field: {}}}});
     let object = json!({
         "apiVersion": "v1",
@@ -168,22 +168,22 @@ fn a_map_is_judged_by_its_one_entry() {
     };
     let ours = (mesh_api::labels::AGENT, "f:b");
     let seen = map(
-        json!({"a": "x", "b": "lists", "c": "y"}),
+        &json!({"a": "x", "b": "lists", "c": "y"}),
         "x",
         &[ours, ("kubectl", "f:a")],
     );
     assert_eq!((&seen.hash, &seen.marks), (&draft.hash(), &draft.marks));
     assert_eq!((seen.text.as_deref(), seen.shared), (Some("lists"), false));
-    let without = map(json!({"a": "lists"}), "x", &[ours]);
+    let without = map(&json!({"a": "lists"}), "x", &[ours]);
     assert_eq!((without.hash.as_str(), without.text), ("", None));
     let empty = MapDraft {
         text: String::new(),
         ..draft
     };
-    assert_eq!(map(json!({"b": ""}), "x", &[ours]).hash, empty.hash());
+    assert_eq!(map(&json!({"b": ""}), "x", &[ours]).hash, empty.hash());
     // Taken over by istiod, or its own from the first.
     for (label, manager) in [("x", "pilot-discovery"), ("istio.io/config", ours.0)] {
-        let seen = map(json!({"b": "lists"}), label, &[ours, (manager, "f:b")]);
+        let seen = map(&json!({"b": "lists"}), label, &[ours, (manager, "f:b")]);
         assert_eq!((seen.shared, seen.text), (true, None), "{label} {manager}");
     }
 }

@@ -72,7 +72,7 @@ fn what_stands_in_one_of_ours_is_the_measure_for_the_others() {
     let own = mesh_api::NAMESPACE;
     let measure = |seen: &[(&str, MapSeen)]| standing(&marks("m1"), &maps(seen)).to_owned();
     let (one, two) = (seen("m1", "one", false), seen("m1", "two", false));
-    assert_eq!(measure(&[("a", one.clone()), (own, two.clone())]), "two");
+    assert_eq!(measure(&[("a", one.clone()), (own, two)]), "two");
     // The own map is gone, was just made, or is istiod's by now.
     for lost in [
         seen("m1", "", false),
