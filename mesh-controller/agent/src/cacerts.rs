@@ -237,9 +237,9 @@ impl Keeper {
                 let writing = self
                     .cluster
                     .put_cacerts(read.as_ref(), &entries, &wanted.marks);
-                let made = writing.await.map_err(io)?;
+                let how = writing.await.map_err(io)?;
                 tracing::info!(
-                    ?made,
+                    ?how,
                     generation = signer.generation,
                     "wrote what istiod signs with"
                 );

@@ -295,7 +295,7 @@ impl Keeper {
             let revoked = count(&draft.text);
             tracing::info!(written, revoked, "wrote revocation lists into namespaces");
         }
-        not_written(&failure?)
+        Some(not_written(&failure?))
     }
 
     /// Deletes them, once they have been empty for long enough.
@@ -313,19 +313,16 @@ impl Keeper {
             "taking revocation lists back: istiod writes its own"
         );
         let failure = self.cluster.delete_maps(labels::CRL_CONFIG_MAP, &maps);
-        not_written(&failure.await?)
+        Some(not_written(&failure.await?))
     }
 }
 
-fn not_written(error: &AgentIoError) -> Option<Obstacle> {
+fn not_written(error: &AgentIoError) -> Obstacle {
     tracing::warn!(
         error = error as &dyn std::error::Error,
         "failed to write revocation lists into namespaces"
     );
-    Some(Obstacle::new(
-        "ListsNotWritten",
-        mesh_core::text::chain(error),
-    ))
+    Obstacle::new("ListsNotWritten", mesh_core::text::chain(error))
 }
 
 #[cfg(test)]
