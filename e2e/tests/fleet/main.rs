@@ -52,6 +52,15 @@ impl Link {
         }
         Ok(())
     }
+
+    /// Takes the child out of its mesh, with everything of ours, and puts it into this one, or the usual one.
+    pub(crate) async fn move_child(&self, mesh: Option<&str>) -> Result<()> {
+        scenario::undeploy(&self.management, "child1").await?;
+        scenario::gone(&self.management, "child1", PODS).await?;
+        let mut labels = scenario::CHILD.to_vec();
+        labels.extend(mesh.map(|mesh| ("k0rdent.mirantis.com/istio-mesh", mesh)));
+        scenario::deploy(&self.management, "child1", &labels).await
+    }
 }
 
 /// Installs what is missing, enrols who is missing, and waits until it works.

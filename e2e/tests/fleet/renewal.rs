@@ -146,9 +146,7 @@ async fn keys(link: &Link) -> Result<Vec<String>> {
 
 /// Takes the child out of the mesh and puts it in again: it gets another intermediate.
 async fn again(link: &Link) -> Result<()> {
-    scenario::undeploy(&link.management, "child1").await?;
-    scenario::gone(&link.management, "child1", PODS).await?;
-    scenario::deploy(&link.management, "child1", scenario::CHILD).await?;
+    link.move_child(None).await?;
     scenario::ready(&link.management, "child1", PODS)
         .await
         .map(drop)

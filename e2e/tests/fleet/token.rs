@@ -79,14 +79,7 @@ async fn with_token(link: &Link, folder: &Path) -> Result<()> {
     link.management.apply(&with_pin(PIN)).await?;
     reason(link, "").await?;
 
-    scenario::undeploy(&link.management, "child1").await?;
-    scenario::gone(&link.management, "child1", PODS).await?;
-    let labels = [
-        scenario::CHILD,
-        &[("k0rdent.mirantis.com/istio-mesh", MESH)],
-    ]
-    .concat();
-    scenario::deploy(&link.management, "child1", &labels).await?;
+    link.move_child(Some(MESH)).await?;
     let signed = wait_for("an intermediate signed in the token", PODS, || async {
         let member = match scenario::member(&link.management, "child1").await {
             Ok(member) => member,

@@ -22,7 +22,7 @@ use mesh_api::mesh::Mesh;
 use mesh_e2e::components::Istio;
 use mesh_e2e::issuance::Issuer;
 use mesh_e2e::sidecar::{self, Held, Sidecar};
-use mesh_e2e::{Cluster, images, paths, progress, scenario, wait_for, x509};
+use mesh_e2e::{Cluster, images, paths, progress, wait_for, x509};
 use serde_json::{Value, json};
 
 use crate::{Link, PODS, with_link};
@@ -118,7 +118,7 @@ where
         });
         let result = async {
             link.management.apply(&object.to_string()).await?;
-            move_child(&link, Some(mesh)).await?;
+            link.move_child(Some(mesh)).await?;
             let w = told(link.clone(), &options).await?;
             let parts = parts(&w, source).await?;
             test(w, parts).await
@@ -130,7 +130,7 @@ where
         let back = async {
             let delete = ["delete", "namespace", NAMESPACE, "--ignore-not-found"];
             link.child.kubectl(&delete).await?;
-            move_child(&link, None).await?;
+            link.move_child(None).await?;
             let secret = format!("secret/{mesh}-mesh-root");
             for object in [&format!("mesh/{mesh}"), &secret] {
                 let delete = ["-n", "istio-system", "delete", object, "--ignore-not-found"];
@@ -142,15 +142,6 @@ where
         result?;
         back
     })
-}
-
-/// Takes the child out of its mesh and puts it into this one, or the usual one.
-async fn move_child(link: &Link, mesh: Option<&str>) -> Result<()> {
-    scenario::undeploy(&link.management, "child1").await?;
-    scenario::gone(&link.management, "child1", PODS).await?;
-    let mut labels = scenario::CHILD.to_vec();
-    labels.extend(mesh.map(|mesh| ("k0rdent.mirantis.com/istio-mesh", mesh)));
-    scenario::deploy(&link.management, "child1", &labels).await
 }
 
 /// Collects what there is, before its traces are gone.
