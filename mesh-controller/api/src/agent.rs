@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     member::{Address, Intermediate, Role},
-    mesh::{Backend, Grant, WorkloadIssuer},
+    mesh::{Backend, DataPlane, Grant, Protocol, WorkloadIssuer},
 };
 
 /// What the agent of this member is to serve. Written by the controller; lives in the member, so that the
@@ -53,6 +53,12 @@ pub struct MeshAgentSpec {
     pub trust_domain: String,
     /// The identity of its gateway.
     pub identity: String,
+    /// The identity by which its Envoy calls regions whose gateway is Istio's, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_identity: Option<String>,
+    /// What carries its links.
+    #[serde(default)]
+    pub data_plane: DataPlane,
     /// The root that its intermediate must come from.
     pub root: Root,
     /// The generation of the intermediate it signs with.
@@ -185,7 +191,8 @@ fn is_zero(number: &u64) -> bool {
 }
 
 /// A region this member calls.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(crates(kube_core = "kube_core"))]
 #[serde(rename_all = "camelCase")]
 pub struct Consume {
     /// Its ID.
@@ -201,6 +208,55 @@ pub struct Consume {
     pub addresses: Vec<Address>,
     /// The path that probes ask.
     pub probe: String,
+    /// Where the region's gateway is Istio's: what is open there for this member. Then `sni` and `identity` are not used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["service".into()]))]
+    pub hosts: Vec<Host>,
+    /// How sidecars of this cluster reach it.
+    #[serde(default)]
+    pub sidecars: Sidecars,
+}
+
+/// How sidecars of a consumer reach a region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Sidecars {
+    /// As everybody does: through the Envoy beside the agent.
+    #[default]
+    Intake,
+    /// Straight to the region's gateway, by `WorkloadEntry` objects that the agent keeps.
+    Static,
+    /// Straight to the region's gateway, by what their istiod learns from the region's API server.
+    Remote,
+}
+
+/// A Service of a region that is open at Istio's gateway.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(crates(kube_core = "kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct Host {
+    /// Its name, here and there, in namespace kof.
+    pub service: String,
+    /// Its port.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// What it speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The SNI to call with.
+    pub sni: String,
+    /// The service accounts, in namespace kof, that answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub accounts: Vec<String>,
+    /// The SPIFFE IDs that answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub identities: Vec<String>,
+    /// The path prefixes that may be asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub prefixes: Vec<String>,
 }
 
 /// What the agent observed.

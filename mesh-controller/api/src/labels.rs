@@ -8,6 +8,8 @@ pub const MANAGED_BY_US: &str = "kof-istio";
 pub const INSTALL: &str = "mesh.kof.k0rdent.mirantis.com/install";
 /// On everything we make in a member: UID of its `MeshMember`.
 pub const MEMBER: &str = "mesh.kof.k0rdent.mirantis.com/member";
+/// On the `WorkloadEntry` objects of a region's Service, which selects by it: the Service.
+pub const SERVICE: &str = "mesh.kof.k0rdent.mirantis.com/service";
 /// On each object we apply: hash of what we applied, so that what is equal is skipped.
 pub const APPLIED: &str = "mesh.kof.k0rdent.mirantis.com/applied";
 /// On a `MeshMember`: `"true"` = do not wait for the member when it is removed.

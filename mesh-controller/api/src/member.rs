@@ -10,7 +10,10 @@ use kube_derive::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::agent::Crl;
+use crate::{
+    agent::Crl,
+    mesh::{DataPlane, Protocol},
+};
 
 /// A cluster enrolled in a mesh, made from its lifecycle object and removed with it.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +103,9 @@ pub struct Overrides {
     /// Where peers reach this member's gateway, in place of what its Service reports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateway: Vec<Address>,
+    /// What carries this member's links, in place of what its mesh says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_plane: Option<DataPlane>,
 }
 
 /// Where a gateway is reached.
@@ -145,6 +151,10 @@ pub struct MeshMemberStatus {
     /// Where the member's gateway is reached, as last known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Address>,
+    /// What is open at its gateway where that is Istio's, as last known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["backend".into()]))]
+    pub hosts: Vec<Host>,
     /// Its intermediates, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub intermediates: Vec<Intermediate>,
@@ -162,6 +172,25 @@ pub struct MeshMemberStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What is open at Istio's gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Host {
+    /// The backend of the contract.
+    pub backend: String,
+    /// The Service in namespace kof.
+    pub service: String,
+    /// Its port.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// What it speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// The service accounts, in namespace kof, that answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<String>,
 }
 
 /// An intermediate, as peers know it.

@@ -63,6 +63,9 @@ pub struct MeshSpec {
     /// What carries the links.
     #[serde(default)]
     pub data_plane: DataPlane,
+    /// Members whose data plane is `istio`.
+    #[serde(default)]
+    pub istio: IstioOptions,
     /// What may cross gateways, in place of what kof 1.7 to 1.11 needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contract: Option<Contract>,
@@ -246,6 +249,99 @@ pub enum DataPlane {
     /// One plain Envoy per member, driven by the agent beside it.
     #[default]
     Envoy,
+    /// The member's own Istio; all that is between clusters is kept here.
+    Istio,
+}
+
+/// Members whose data plane is `istio`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(crates(kube_core = "kube_core"))]
+pub struct IstioOptions {
+    /// Revision of istiod that is meant, where a cluster has several.
+    #[serde(default = "revision")]
+    #[schemars(length(min = 1, max = 63))]
+    pub revision: String,
+    /// How sidecars learn where regions are.
+    #[serde(default)]
+    pub discovery: Discovery,
+    /// Which objects open the gateway of a region.
+    #[serde(default)]
+    pub gateway: GatewayFlavour,
+    /// Extension provider of `MeshConfig` that sidecars in namespace kof send traces to. Absent: no Telemetry object is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub tracing_provider: Option<String>,
+    /// Service accounts that may call regions through their own sidecars. Members share one trust domain, so accounts of one name
+    /// in several clusters are one to a region: give children and management different ones to tell them apart.
+    #[serde(default)]
+    pub callers: IstioCallers,
+}
+
+fn revision() -> String {
+    mesh_core::istio::DEFAULT_REVISION.to_owned()
+}
+
+impl Default for IstioOptions {
+    fn default() -> Self {
+        Self {
+            revision: revision(),
+            discovery: Discovery::default(),
+            gateway: GatewayFlavour::default(),
+            tracing_provider: None,
+            callers: IstioCallers::default(),
+        }
+    }
+}
+
+/// How sidecars learn where regions are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Discovery {
+    /// From objects in their own cluster that name the region's gateway: no credential for the region, and none of its API server's outages.
+    #[default]
+    Static,
+    /// From the region's API server, by a remote secret that istiod reads.
+    RemoteSecrets,
+}
+
+/// Which objects open the gateway of a region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum GatewayFlavour {
+    /// A `networking.istio.io` Gateway on the pods of Istio's gateway chart.
+    #[default]
+    Classic,
+    /// A `gateway.networking.k8s.io` Gateway of class `istio`, whose pods istiod makes.
+    GatewayApi,
+}
+
+/// Service accounts, `namespace/name` or `namespace/*`.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(crates(kube_core = "kube_core"))]
+pub struct IstioCallers {
+    /// Of children.
+    #[serde(default = "all_of_kof")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub child: Vec<String>,
+    /// Of management.
+    #[serde(default = "all_of_kof")]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub management: Vec<String>,
+}
+
+fn all_of_kof() -> Vec<String> {
+    vec!["kof/*".to_owned()]
+}
+
+impl Default for IstioCallers {
+    fn default() -> Self {
+        Self {
+            child: all_of_kof(),
+            management: all_of_kof(),
+        }
+    }
 }
 
 /// The agents in members.

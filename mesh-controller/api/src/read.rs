@@ -3,13 +3,15 @@
 mod access;
 mod agent;
 mod enrolment;
+mod istio;
 mod mesh;
 mod revocation;
 
 pub use access::{Auth, ClusterAccess, Redacted, SecretRef, kubeconfig, kubeconfig_ref};
-pub use agent::{LIST_MAX, agent, gateway, lists, remembered, remembered_lists};
+pub use agent::{LIST_MAX, agent, gateway, lists, remembered, remembered_hosts, remembered_lists};
 pub use enrolment::{Membership, claim, membership};
-pub use mesh::{MeshRules, WorkloadRules, mesh};
+pub use istio::{IstioObjects, is_ours, istio};
+pub use mesh::{MeshRules, WorkloadRules, data_plane, mesh};
 use mesh_core::facts::Obstacle;
 pub use revocation::revocations;
 

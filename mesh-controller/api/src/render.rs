@@ -1,12 +1,15 @@
 //! From words to objects. Pure: same words, same objects, byte for byte.
 
 mod intent;
+mod istio;
 mod member;
 mod status;
 mod workload;
 
 pub use intent::mesh_agent;
-pub use member::{ManagedKind, MemberSettings, Rendered, member_objects, prunable};
+pub use member::{
+    ManagedKind, MemberSettings, Rendered, member_objects, namespace_kind, prunable,
+};
 pub use status::{
     MemberView, MeshView, WARNING, management_membership, management_source, member_status,
     mesh_member, mesh_status, path_lines,

@@ -4,6 +4,7 @@
 //! Ours is what carries our three labels: made by us, by this install, for this member. Nothing else is ever changed
 //! or deleted. Two kinds may be there before us and are then used as they are: namespaces and the CRD.
 
+mod guest;
 mod intact;
 mod leave;
 mod prune;
@@ -330,8 +331,10 @@ impl Writer {
         };
         let meta = &live.metadata;
         if self.owner.standing(meta) == Standing::Foreign {
-            let shared = matches!(id.kind.kind, "Namespace" | "CustomResourceDefinition")
-                && meta.deletion_timestamp.is_none();
+            if id.kind.kind == "Namespace" && meta.deletion_timestamp.is_none() {
+                return Ok((self.visit(&id, &body, meta).await?, None));
+            }
+            let shared = id.kind.kind == "CustomResourceDefinition" && meta.deletion_timestamp.is_none();
             return Ok((
                 if shared {
                     Outcome::Shared

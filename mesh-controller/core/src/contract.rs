@@ -211,6 +211,12 @@ impl Contract {
     /// A path that `caller` may ask, for probes: reading comes first, because it proves more.
     #[must_use]
     pub fn probe_path(&self, caller: Caller) -> Option<String> {
+        self.probe(caller).map(|(path, _)| path)
+    }
+
+    /// The same, and the name of the backend that it leads to.
+    #[must_use]
+    pub fn probe(&self, caller: Caller) -> Option<(String, String)> {
         let http = |grant: &&Grant| {
             self.backends
                 .iter()
@@ -218,13 +224,15 @@ impl Contract {
         };
         let granted: Vec<&Grant> = self.granted(caller).filter(http).collect();
         let metrics = granted.iter().find(|grant| grant.prefix == "/vm/select/");
-        if metrics.is_some() {
+        if let Some(grant) = metrics {
             // A constant costs the storage nothing and needs no data.
-            return Some("/vm/select/0/prometheus/api/v1/query?query=1".to_owned());
+            let path = "/vm/select/0/prometheus/api/v1/query?query=1".to_owned();
+            return Some((path, grant.backend.clone()));
         }
-        granted
-            .first()
-            .map(|grant| format!("{}mesh-probe", with_slash(&grant.prefix)))
+        granted.first().map(|grant| {
+            let path = format!("{}mesh-probe", with_slash(&grant.prefix));
+            (path, grant.backend.clone())
+        })
     }
 }
 

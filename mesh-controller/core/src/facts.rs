@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     contract::Contract,
+    istio::{Host, IstioFacts, IstioRules, Plane},
     names::{ClusterName, MeshName, TrustDomain},
     plan::Delivery,
 };
@@ -73,6 +74,10 @@ pub struct Facts {
     pub trust_domain: TrustDomain,
     /// What may cross gateways.
     pub contract: Contract,
+    /// What carries the links of members that do not say otherwise.
+    pub plane: Plane,
+    /// What was decided about members in the Istio plane.
+    pub istio: IstioRules,
     /// Whether the root can sign; if not, why.
     pub root: Result<RootFacts, Obstacle>,
     /// Serial numbers of certificates that nobody is to believe any more, as [`plain_serial`] writes them.
@@ -123,6 +128,10 @@ pub struct MemberFacts {
     pub signs: u32,
     /// Where its gateway is reached, as last known.
     pub gateway: BTreeSet<Target>,
+    /// What is seen of Istio there, once it was looked for.
+    pub istio: Option<IstioFacts>,
+    /// How it was called through Istio's gateway, as last known, by backend of the contract.
+    pub hosts: BTreeMap<String, Host>,
 }
 
 /// Most certificates that peers know one member by: two while it rotates. A member may have the root sign more, and
@@ -156,6 +165,8 @@ pub struct Claim {
     pub region: Option<ClusterName>,
     /// Addresses to use in place of those its gateway Service reports.
     pub gateway_override: BTreeSet<Target>,
+    /// What carries its links, in place of what the mesh says.
+    pub plane: Option<Plane>,
 }
 
 /// Whether a member stays.
@@ -215,6 +226,8 @@ pub struct Delivered {
 pub struct AgentFacts {
     /// Why it has no intermediate, if it knows.
     pub intermediate_obstacle: Option<Obstacle>,
+    /// Why workloads are not given what they should be, if that is so.
+    pub workloads_obstacle: Option<Obstacle>,
     /// Its replicas, by pod.
     pub replicas: BTreeMap<String, ReplicaFacts>,
 }

@@ -8,6 +8,7 @@ pub mod conditions;
 pub mod contract;
 pub mod facts;
 pub mod issuance;
+pub mod istio;
 pub mod ledger;
 pub mod lifetime;
 pub mod names;

@@ -21,7 +21,8 @@ use crate::{
         Access, Anchor, Claim, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, Role,
         RootFacts, Target,
     },
-    names::{ClusterName, MeshName, TrustDomain},
+    istio::{self, Discovery, Door, Entries, Flavour, Guest, Host, Plane},
+    names::{ClusterName, MeshName, SpiffeId, TrustDomain},
 };
 
 /// What must be true of each member.
@@ -42,6 +43,8 @@ pub struct MemberPlan {
     pub verdicts: Vec<Verdict>,
     /// The paths that begin in this member.
     pub paths: Vec<PathReport>,
+    /// How it is called through Istio's gateway, as last known; to be remembered.
+    pub hosts: BTreeMap<String, Host>,
     /// The generations of its intermediate. The one it signs with must be recorded before the member is told of it.
     pub generations: Generations,
     /// False while too little is known to say anything: what was said before stays.
@@ -70,8 +73,16 @@ pub struct Delivery {
     pub cluster: ClusterName,
     /// Its role.
     pub role: Role,
-    /// Its own trust domain.
+    /// What carries its links.
+    pub plane: Plane,
+    /// The trust domain of its certificates: its own, or in the Istio plane the mesh's.
     pub trust_domain: TrustDomain,
+    /// Who its Envoy is.
+    pub identity: SpiffeId,
+    /// Who its Envoy is to regions in the Istio plane, where that is somebody else and there are any.
+    pub shared_identity: Option<SpiffeId>,
+    /// What is to be there of Istio, in the Istio plane.
+    pub istio: Option<IstioDelivery>,
     /// The root its intermediate comes from.
     pub root: RootFacts,
     /// The generation of its intermediate that it signs with.
@@ -92,11 +103,32 @@ pub struct Delivery {
     pub crls: BTreeMap<String, String>,
 }
 
+/// What is to be there of Istio, between clusters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IstioDelivery {
+    /// The member's network.
+    pub network: String,
+    /// The revision of istiod that is meant.
+    pub revision: String,
+    /// Istio's kinds are served, so objects of them can be written.
+    pub served: bool,
+    /// How it learns of regions.
+    pub discovery: Discovery,
+    /// How its gateway is opened.
+    pub flavour: Flavour,
+    /// Extension provider for traces.
+    pub tracing: Option<String>,
+    /// The ways in, and who may use each; only of a region.
+    pub doors: Vec<(Door, Entries)>,
+}
+
 /// How a member knows another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
     /// The other's trust domain.
     pub trust_domain: TrustDomain,
+    /// Who the other's Envoy is.
+    pub identity: SpiffeId,
     /// The other's intermediates.
     pub anchors: Vec<Anchor>,
     /// Another one whenever an intermediate of the other was revoked: what it let in is drained then.
@@ -112,6 +144,22 @@ pub struct Consume {
     pub service: String,
     /// Where the region's gateway is; empty as long as nobody knows.
     pub targets: BTreeSet<Target>,
+    /// What stands at the region's gateway.
+    pub through: Through,
+}
+
+/// What stands at a region's gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// An Envoy of ours, that knows each caller and routes by path.
+    Envoy,
+    /// Istio's: one host for each backend of the contract that is known to be there.
+    Istio {
+        /// By backend: the host, and what the caller may ask of it.
+        hosts: BTreeMap<String, (Host, BTreeSet<String>)>,
+        /// The trust domain of those who answer.
+        trust_domain: TrustDomain,
+    },
 }
 
 /// Decides what must be true next in one mesh.
@@ -163,7 +211,9 @@ struct Scene<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Seat {
     pub(crate) claim: Claim,
+    pub(crate) plane: Plane,
     pub(crate) trust_domain: TrustDomain,
+    pub(crate) identity: SpiffeId,
     pub(crate) service: String,
     /// Others that claim the same ID, and were refused.
     pub(crate) contested_by: Vec<MemberKey>,
@@ -253,13 +303,32 @@ fn seat(facts: &Facts, member: &MemberFacts) -> Result<Seat, Obstacle> {
             format!("{}{}", claim.cluster, crate::names::SERVICE_SUFFIX)
         }
     };
-    let trust_domain = facts.trust_domain.of_member(&claim.cluster).map_err(bad)?;
+    let plane = claim.plane.unwrap_or(facts.plane);
+    let (trust_domain, identity) = match plane {
+        Plane::Envoy => {
+            let own = facts.trust_domain.of_member(&claim.cluster).map_err(bad)?;
+            let identity = own.workload("istio-system", "mesh-gateway");
+            (own, identity)
+        }
+        Plane::Istio => (
+            facts.trust_domain.clone(),
+            shared_identity(facts, &claim.cluster),
+        ),
+    };
     Ok(Seat {
         claim,
+        plane,
         trust_domain,
+        identity,
         service,
         contested_by: Vec::new(),
     })
+}
+
+/// Who a member's Envoy is in the trust domain that all members of the Istio plane share.
+fn shared_identity(facts: &Facts, cluster: &ClusterName) -> SpiffeId {
+    let account = istio::gateway_account(cluster);
+    facts.trust_domain.workload("istio-system", &account)
 }
 
 /// The other end of a link, as far as planning needs it.
@@ -271,6 +340,10 @@ pub(crate) struct Peer<'a> {
 impl Peer<'_> {
     /// Whether every replica of it believes in this certificate of that member.
     pub(crate) fn believes(&self, cluster: &ClusterName, anchor: &Anchor) -> bool {
+        // Sidecars believe whatever leads to the root.
+        if self.seat.plane == Plane::Istio && self.seat.claim.role == Role::Region {
+            return true;
+        }
         let Some(delivered) = &self.facts.delivered else {
             return false;
         };
@@ -312,7 +385,7 @@ pub(crate) fn calls(caller: &Claim, region: &Claim) -> Option<Caller> {
 fn delivery(
     facts: &Facts,
     admitted: &Admitted,
-    (seat, root): (&Seat, &RootFacts),
+    (seat, member, root): (&Seat, &MemberFacts, &RootFacts),
     (signs, generations): (u32, &Generations),
 ) -> Delivery {
     let mut trusts = BTreeMap::new();
@@ -326,7 +399,10 @@ fn delivery(
         if let Some(caller) = calls(&peer.seat.claim, &seat.claim)
             && trusted
         {
-            serve.insert(name.clone(), caller);
+            // Behind Istio's gateway the sidecars judge, by policies.
+            if seat.plane == Plane::Envoy {
+                serve.insert(name.clone(), caller);
+            }
         } else if let Some(caller) = calls(&seat.claim, &peer.seat.claim) {
             let targets = gateway(&peer);
             consume.insert(
@@ -335,6 +411,7 @@ fn delivery(
                     caller,
                     service: peer.seat.service.clone(),
                     targets,
+                    through: through(facts, &peer, caller),
                 },
             );
         } else {
@@ -342,35 +419,116 @@ fn delivery(
         }
         crls.extend(&peer.facts.crls);
         if trusted {
-            let trust_domain = peer.seat.trust_domain.clone();
             trusts.insert(
                 name.clone(),
                 Trust {
-                    trust_domain,
+                    trust_domain: peer.seat.trust_domain.clone(),
+                    identity: peer.seat.identity.clone(),
                     anchors,
                     epoch: facts.epochs.get(name).copied().unwrap_or_default(),
                 },
             );
         }
     }
+    let shares = seat.plane == Plane::Envoy
+        && consume.values().any(|c| matches!(c.through, Through::Istio { .. }));
     Delivery {
         mesh: facts.mesh.clone(),
         cluster: seat.claim.cluster.clone(),
         role: seat.claim.role,
+        plane: seat.plane,
         trust_domain: seat.trust_domain.clone(),
+        identity: seat.identity.clone(),
+        shared_identity: shares.then(|| shared_identity(facts, &seat.claim.cluster)),
+        istio: istio_delivery(facts, admitted, seat, member),
         root: root.clone(),
         signer: signs,
         // A switch that is decided and not recorded yet: until it is, the next stays prepared.
         prepare: generations
             .prepare
             .or_else(|| (generations.sign > signs).then_some(generations.sign)),
-        gateway: seat.claim.role == Role::Region,
+        gateway: seat.claim.role == Role::Region && seat.plane == Plane::Envoy,
         trusts,
         serve,
         consume,
         contract: facts.contract.clone(),
         crls: crls.within(),
     }
+}
+
+/// How a region is called by this kind of caller.
+fn through(facts: &Facts, peer: &Peer<'_>, caller: Caller) -> Through {
+    if peer.seat.plane == Plane::Envoy {
+        return Through::Envoy;
+    }
+    let hosts = hosts(facts, peer.seat, peer.facts).into_iter();
+    let hosts = hosts.filter_map(|(backend, host)| {
+        let granted = facts.contract.granted(caller);
+        let prefixes: BTreeSet<String> = granted
+            .filter(|grant| grant.backend == backend)
+            .map(|grant| grant.prefix.clone())
+            .collect();
+        (!prefixes.is_empty()).then_some((backend, (host, prefixes)))
+    });
+    Through::Istio {
+        hosts: hosts.collect(),
+        trust_domain: facts.trust_domain.clone(),
+    }
+}
+
+/// How a region is called through Istio's gateway, as last known.
+fn hosts(facts: &Facts, seat: &Seat, member: &MemberFacts) -> BTreeMap<String, Host> {
+    if seat.plane != Plane::Istio || seat.claim.role != Role::Region {
+        return BTreeMap::new();
+    }
+    let cluster = &seat.claim.cluster;
+    istio::hosts(cluster, &facts.contract, member.istio.as_ref(), &member.hosts)
+}
+
+/// What is to be there of Istio.
+fn istio_delivery(
+    facts: &Facts,
+    admitted: &Admitted,
+    seat: &Seat,
+    member: &MemberFacts,
+) -> Option<IstioDelivery> {
+    if seat.plane != Plane::Istio {
+        return None;
+    }
+    let rules = &facts.istio;
+    let cluster = &seat.claim.cluster;
+    let seen = member.istio.as_ref();
+    let doors = seen
+        .filter(|_| seat.claim.role == Role::Region)
+        .map(|seen| istio::doors(cluster, &facts.contract, seen))
+        .unwrap_or_default();
+    let guests: Vec<Guest<'_>> = peers(facts, admitted)
+        .filter_map(|peer| {
+            Some(Guest {
+                cluster: &peer.seat.claim.cluster,
+                caller: calls(&peer.seat.claim, &seat.claim)?,
+                plane: peer.seat.plane,
+            })
+        })
+        .collect();
+    let domain = &facts.trust_domain;
+    let entries = |backend: &str| istio::entries(domain, rules, &facts.contract, backend, &guests);
+    Some(IstioDelivery {
+        network: istio::network(cluster),
+        revision: rules.revision.clone(),
+        served: seen.is_some_and(|seen| !seen.istiods.is_empty()),
+        discovery: rules.discovery,
+        flavour: rules.flavour,
+        tracing: rules.tracing.clone(),
+        doors: doors
+            .into_values()
+            .flatten()
+            .map(|door| {
+                let entries = entries(&door.backend.name);
+                (door, entries)
+            })
+            .collect(),
+    })
 }
 
 fn gateway(peer: &Peer<'_>) -> BTreeSet<Target> {
@@ -391,10 +549,12 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
     let links = links(facts, admitted, seat);
     let generations = decide(facts, seat, member, &links, now);
     let signs = member.signs.max(1);
+    // What nobody has looked at may not be planned away.
+    let looked = seat.plane == Plane::Envoy || member.istio.is_some();
     let action =
         match (&facts.root, &member.access, &member.reach) {
-            (Ok(root), Access::Found, Reach::Answers { .. }) => Action::Deliver(Box::new(
-                delivery(facts, admitted, (seat, root), (signs, &generations)),
+            (Ok(root), Access::Found, Reach::Answers { .. }) if looked => Action::Deliver(Box::new(
+                delivery(facts, admitted, (seat, member, root), (signs, &generations)),
             )),
             (_, _, _) => Action::Wait,
         };
@@ -414,10 +574,11 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
     let verdicts = view.verdicts();
     let paths = view.paths();
     MemberPlan {
-        settled: settled(member, &action),
+        settled: settled(member, &action, looked),
         action,
         verdicts,
         paths,
+        hosts: hosts(facts, seat, member),
         generations,
     }
 }
@@ -461,12 +622,13 @@ fn decide(
 }
 
 /// Whether there is something to say: what was refused, what was lost, or one whole round in the member.
-fn settled(member: &MemberFacts, action: &Action) -> bool {
+fn settled(member: &MemberFacts, action: &Action, looked: bool) -> bool {
     match (&member.access, &member.reach) {
         (Access::Unknown, _) | (Access::Found, Reach::Unknown) => false,
         (Access::Refused(_), _) | (_, Reach::Lost(_)) => true,
         (Access::Found, Reach::Answers { .. }) => {
-            *action == Action::Wait || member.delivered.is_some() || !member.hindrances.is_empty()
+            looked && *action == Action::Wait
+                || member.delivered.is_some() || !member.hindrances.is_empty()
         }
     }
 }
@@ -476,6 +638,7 @@ fn refused(member: &MemberFacts, why: &Obstacle) -> MemberPlan {
         action: Action::Wait,
         verdicts: conditions::refused(&member.access, &member.reach, why),
         paths: Vec::new(),
+        hosts: member.hosts.clone(),
         generations: kept(member),
         settled: true,
     }
@@ -507,6 +670,7 @@ fn leaving(member: &MemberFacts) -> MemberPlan {
         verdicts: conditions::leaving(member, &action),
         action,
         paths: Vec::new(),
+        hosts: member.hosts.clone(),
         generations: kept(member),
         settled: member.reach != Reach::Unknown,
     }

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Service;
 use mesh_core::{
     contract::GATEWAY_PORT,
     facts::{AgentFacts, Anchor, Obstacle, PathFacts, ReplicaFacts, Target},
+    istio::Host,
     names::{ClusterName, LABEL_MAX},
     text::line,
 };
@@ -45,6 +46,11 @@ pub fn agent(agent: &MeshAgent) -> AgentFacts {
         intermediate_obstacle: status
             .obstacle
             .as_ref()
+            .map(|o| told(&o.reason, &o.message)),
+        workloads_obstacle: status
+            .workloads
+            .as_ref()
+            .and_then(|workloads| workloads.obstacle.as_ref())
             .map(|o| told(&o.reason, &o.message)),
         replicas: status
             .replicas
@@ -192,6 +198,22 @@ pub fn remembered(status: &MeshMemberStatus) -> (Vec<Anchor>, BTreeSet<Target>, 
         })
         .collect();
     (anchors, gateway, status.cluster_uid.clone())
+}
+
+/// Most hosts of one member: many times the backends of a contract.
+const HOSTS_MAX: usize = 64;
+
+/// How a member was called through Istio's gateway, as its status remembers it.
+#[must_use]
+pub fn remembered_hosts(status: &MeshMemberStatus) -> BTreeMap<String, Host> {
+    let host = |host: &crate::member::Host| Host {
+        service: host.service.clone(),
+        port: host.port,
+        protocol: super::mesh::protocol(host.protocol),
+        accounts: host.accounts.iter().cloned().collect(),
+    };
+    let hosts = status.hosts.iter().take(HOSTS_MAX);
+    hosts.map(|known| (known.backend.clone(), host(known))).collect()
 }
 
 #[cfg(test)]

@@ -120,5 +120,8 @@ pub fn claim(
         role,
         region,
         gateway_override,
+        plane: overrides
+            .and_then(|overrides| overrides.data_plane)
+            .map(super::mesh::data_plane),
     })
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use mesh_core::{
     contract::{Backend, Caller, Contract, Grant, Protocol},
     facts::{Obstacle, plain_serial},
+    istio::{Discovery, Flavour, IstioRules, Plane},
     lifetime::Lifetime,
     names::{MeshName, TrustDomain},
 };
@@ -21,6 +22,10 @@ pub struct MeshRules {
     pub trust_domain: TrustDomain,
     /// What may cross gateways.
     pub contract: Contract,
+    /// What carries the links of its members.
+    pub plane: Plane,
+    /// What was decided about members in the Istio plane.
+    pub istio: IstioRules,
     /// Life of a generated root.
     pub root_life: Lifetime,
     /// Life of an intermediate.
@@ -42,6 +47,28 @@ pub struct MeshRules {
     /// Namespaces, besides the ClusterDeployment's, that kubeconfigs may come from.
     pub credential_namespaces: Vec<String>,
 }
+
+impl MeshRules {
+    /// How workloads of a member get certificates. Where Istio carries the links and nothing else was decided, the member's istiod signs.
+    #[must_use]
+    pub fn workloads_in(&self, plane: Plane) -> Option<WorkloadRules> {
+        let istiod = || WorkloadRules {
+            issuer: api::WorkloadIssuer::Istiod,
+            life: self.leaf_life,
+            most: ISTIO_MOST,
+            node_accounts: Vec::new(),
+            services: Vec::new(),
+        };
+        let wished = self.workloads.clone();
+        match plane {
+            Plane::Envoy => wished,
+            Plane::Istio => Some(wished.unwrap_or_else(istiod)),
+        }
+    }
+}
+
+/// What a certificate lives at most where nobody decided (the default of `spec.workloads.maxLifetime`).
+const ISTIO_MOST: Lifetime = Lifetime::from_secs(7 * 24 * 3600);
 
 /// How workloads of members get certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +112,8 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
             .parse()
             .map_err(|e: mesh_core::names::NameError| refuse("spec.trustDomain", e.to_string()))?,
         contract,
+        plane: data_plane(spec.data_plane),
+        istio: istio(&spec.istio, &refuse)?,
         root_life: life("spec.lifetimes.root", &spec.lifetimes.root, 3600)?,
         // Kubernetes grants no request for less than ten minutes (CertificateSigningRequest v1).
         intermediate_life: life(
@@ -186,6 +215,55 @@ fn workloads(
     Ok(rules)
 }
 
+/// What carries links.
+#[must_use]
+pub const fn data_plane(plane: api::DataPlane) -> Plane {
+    match plane {
+        api::DataPlane::Envoy => Plane::Envoy,
+        api::DataPlane::Istio => Plane::Istio,
+    }
+}
+
+fn istio(wished: &api::IstioOptions, refuse: Refuse<'_>) -> Result<IstioRules, Obstacle> {
+    let accounts = |what: &str, list: &[String]| -> Result<BTreeSet<String>, Obstacle> {
+        if let Some(bad) = list.iter().find(|text| !is_account(text)) {
+            let why = format!("{bad:?} is neither namespace/name nor namespace/*");
+            return Err(refuse(what, why));
+        }
+        Ok(list.iter().cloned().collect())
+    };
+    let callers = &wished.callers;
+    Ok(IstioRules {
+        revision: wished.revision.clone(),
+        discovery: match wished.discovery {
+            api::Discovery::Static => Discovery::Static,
+            api::Discovery::RemoteSecrets => Discovery::RemoteSecrets,
+        },
+        flavour: match wished.gateway {
+            api::GatewayFlavour::Classic => Flavour::Classic,
+            api::GatewayFlavour::GatewayApi => Flavour::GatewayApi,
+        },
+        tracing: wished.tracing_provider.clone(),
+        accounts: [
+            (Caller::Child, accounts("spec.istio.callers.child", &callers.child)?),
+            (
+                Caller::Management,
+                accounts("spec.istio.callers.management", &callers.management)?,
+            ),
+        ]
+        .into(),
+    })
+}
+
+/// `namespace/name`, where the name may be `*`.
+fn is_account(text: &str) -> bool {
+    let label = |text: &str| {
+        !text.is_empty()
+            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'))
+    };
+    text.split_once('/').is_some_and(|(namespace, name)| label(namespace) && (name == "*" || label(name)))
+}
+
 fn contract(contract: &api::Contract) -> Contract {
     Contract {
         backends: contract.backends.iter().map(backend).collect(),
@@ -199,10 +277,15 @@ fn backend(backend: &api::Backend) -> Backend {
         namespace: backend.namespace.clone(),
         service: backend.service.clone(),
         port: backend.port,
-        protocol: match backend.protocol {
-            api::Protocol::Http => Protocol::Http,
-            api::Protocol::Grpc => Protocol::Grpc,
-        },
+        protocol: protocol(backend.protocol),
+    }
+}
+
+/// What a backend speaks.
+pub(super) const fn protocol(protocol: api::Protocol) -> Protocol {
+    match protocol {
+        api::Protocol::Http => Protocol::Http,
+        api::Protocol::Grpc => Protocol::Grpc,
     }
 }
 

@@ -1,16 +1,19 @@
 //! A delivery as a `MeshAgent`.
 
+use std::collections::BTreeSet;
+
 use mesh_core::{
     contract::{Backend, Caller, Contract, Grant, Protocol},
     facts::Role,
-    plan::{Consume, Delivery, Trust},
+    istio::{Discovery, Host, Plane},
+    names::TrustDomain,
+    plan::{Consume, Delivery, Through, Trust},
 };
 
 use super::{member::MemberSettings, workload};
 use crate::{
-    NAMESPACE, TELEMETRY_NAMESPACE,
+    TELEMETRY_NAMESPACE,
     agent::{self as api, MeshAgentSpec},
-    labels,
     member::{self, Address},
     mesh,
     read::WorkloadRules,
@@ -19,18 +22,10 @@ use crate::{
 /// What the agent of a member is to serve.
 #[must_use]
 pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSpec {
-    let identity = |domain: &mesh_core::names::TrustDomain| {
-        domain.workload(NAMESPACE, labels::GATEWAY_NAME).to_string()
-    };
     // A region whose certificate is not known yet cannot be verified, so it is not called yet.
     let consume = delivery.consume.iter().filter_map(|(region, consume)| {
         let trust = delivery.trusts.get(region)?;
-        Some(self::consume(
-            delivery,
-            region.as_str(),
-            consume,
-            identity(&trust.trust_domain),
-        ))
+        Some(self::consume(delivery, region.as_str(), consume, trust))
     });
     let serve = delivery.serve.iter().filter_map(|(caller, kind)| {
         let trust = delivery.trusts.get(caller)?;
@@ -38,7 +33,7 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
         Some(api::Serve {
             caller: caller.to_string(),
             sni: sni(caller.as_str(), &service),
-            identities: vec![identity(&trust.trust_domain)],
+            identities: vec![trust.identity.to_string()],
             grants: delivery.contract.granted(*kind).map(grant).collect(),
             epoch: trust.epoch,
         })
@@ -48,7 +43,9 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
         cluster: delivery.cluster.to_string(),
         role: role(delivery.role),
         trust_domain: delivery.trust_domain.to_string(),
-        identity: identity(&delivery.trust_domain),
+        identity: delivery.identity.to_string(),
+        shared_identity: delivery.shared_identity.as_ref().map(ToString::to_string),
+        data_plane: data_plane(delivery.plane),
         root: api::Root {
             generation: delivery.root.generation,
             certificate: delivery.root.certificate.clone(),
@@ -106,12 +103,25 @@ fn sni(caller: &str, service: &str) -> String {
     format!("{caller}.{service}.{TELEMETRY_NAMESPACE}.svc.cluster.local")
 }
 
-fn consume(delivery: &Delivery, region: &str, consume: &Consume, identity: String) -> api::Consume {
+fn consume(delivery: &Delivery, region: &str, consume: &Consume, trust: &Trust) -> api::Consume {
+    let probe = delivery.contract.probe(consume.caller);
+    let (probe, backend) = probe.unwrap_or_else(|| ("/".to_owned(), String::new()));
+    let hosts = match &consume.through {
+        Through::Envoy => Vec::new(),
+        Through::Istio { hosts, trust_domain } => hosts
+            .values()
+            .map(|(host, prefixes)| self::host(host, prefixes, trust_domain))
+            .collect(),
+    };
+    let probed = match &consume.through {
+        Through::Envoy => None,
+        Through::Istio { hosts, .. } => hosts.get(&backend).map(|(host, _)| host.service.clone()),
+    };
     api::Consume {
         region: region.to_owned(),
-        service: consume.service.clone(),
         sni: sni(delivery.cluster.as_str(), &consume.service),
-        identity,
+        service: probed.unwrap_or_else(|| consume.service.clone()),
+        identity: trust.identity.to_string(),
         addresses: consume
             .targets
             .iter()
@@ -120,10 +130,49 @@ fn consume(delivery: &Delivery, region: &str, consume: &Consume, identity: Strin
                 port: t.port,
             })
             .collect(),
-        probe: delivery
-            .contract
-            .probe_path(consume.caller)
-            .unwrap_or_else(|| "/".to_owned()),
+        probe,
+        sidecars: sidecars(delivery, consume),
+        hosts,
+    }
+}
+
+/// How sidecars of this member reach a region.
+fn sidecars(delivery: &Delivery, consume: &Consume) -> api::Sidecars {
+    match (&consume.through, &delivery.istio) {
+        (Through::Istio { .. }, Some(istio)) => match istio.discovery {
+            Discovery::Static => api::Sidecars::Static,
+            Discovery::RemoteSecrets => api::Sidecars::Remote,
+        },
+        (Through::Envoy | Through::Istio { .. }, _) => api::Sidecars::Intake,
+    }
+}
+
+fn host(host: &Host, prefixes: &BTreeSet<String>, domain: &TrustDomain) -> api::Host {
+    let identity = |account: &String| domain.workload(TELEMETRY_NAMESPACE, account).to_string();
+    api::Host {
+        service: host.service.clone(),
+        port: host.port,
+        protocol: protocol(host.protocol),
+        sni: host.sni(),
+        accounts: host.accounts.iter().cloned().collect(),
+        identities: host.accounts.iter().map(identity).collect(),
+        prefixes: prefixes.iter().cloned().collect(),
+    }
+}
+
+/// What carries links, as it stands in objects.
+pub(super) const fn data_plane(plane: Plane) -> mesh::DataPlane {
+    match plane {
+        Plane::Envoy => mesh::DataPlane::Envoy,
+        Plane::Istio => mesh::DataPlane::Istio,
+    }
+}
+
+/// What a backend speaks, as it stands in objects.
+pub(super) const fn protocol(protocol: Protocol) -> mesh::Protocol {
+    match protocol {
+        Protocol::Http => mesh::Protocol::Http,
+        Protocol::Grpc => mesh::Protocol::Grpc,
     }
 }
 
@@ -156,10 +205,7 @@ fn backends(contract: &Contract) -> Vec<mesh::Backend> {
         namespace: backend.namespace.clone(),
         service: backend.service.clone(),
         port: backend.port,
-        protocol: match backend.protocol {
-            Protocol::Http => mesh::Protocol::Http,
-            Protocol::Grpc => mesh::Protocol::Grpc,
-        },
+        protocol: protocol(backend.protocol),
     };
     contract.backends.iter().map(backend).collect()
 }

@@ -1,9 +1,9 @@
 //! Everything that must be in a member, as objects.
 
-use mesh_core::plan::Delivery;
+use mesh_core::plan::{Delivery, Through};
 use serde_json::{Value, json};
 
-use super::{intent::mesh_agent, workload};
+use super::{intent::mesh_agent, istio, workload};
 use crate::{
     GROUP, NAMESPACE, TELEMETRY_NAMESPACE,
     agent::MeshAgent,
@@ -115,13 +115,42 @@ pub(super) const AGENT: ManagedKind = kind(
 );
 pub(super) const SERVICE: ManagedKind = kind("v1", "Service", "services", true);
 pub(super) const DEPLOYMENT: ManagedKind = kind("apps/v1", "Deployment", "deployments", true);
+pub(super) const GATEWAY: ManagedKind =
+    kind("networking.istio.io/v1", "Gateway", "gateways", true);
+pub(super) const GATEWAY_API: ManagedKind =
+    kind("gateway.networking.k8s.io/v1", "Gateway", "gateways", true);
+pub(super) const AUTHORIZATION_POLICY: ManagedKind = kind(
+    "security.istio.io/v1",
+    "AuthorizationPolicy",
+    "authorizationpolicies",
+    true,
+);
+pub(super) const PEER_AUTHENTICATION: ManagedKind = kind(
+    "security.istio.io/v1",
+    "PeerAuthentication",
+    "peerauthentications",
+    true,
+);
+pub(super) const TELEMETRY: ManagedKind =
+    kind("telemetry.istio.io/v1", "Telemetry", "telemetries", true);
+
+/// The kind of namespaces.
+#[must_use]
+pub const fn namespace_kind() -> ManagedKind {
+    NAMESPACE_KIND
+}
 
 /// The kinds that the controller makes in members, in the order in which they are taken away again: first what
 /// leads others to us, last what the rest stands on.
 #[must_use]
 pub const fn prunable() -> &'static [ManagedKind] {
     &[
+        GATEWAY,
+        GATEWAY_API,
         SERVICE,
+        AUTHORIZATION_POLICY,
+        PEER_AUTHENTICATION,
+        TELEMETRY,
         DEPLOYMENT,
         AGENT,
         ROLE_BINDING,
@@ -138,9 +167,13 @@ pub const fn prunable() -> &'static [ManagedKind] {
 #[must_use]
 pub fn member_objects(delivery: &Delivery, settings: &MemberSettings) -> Vec<Rendered> {
     let make = Make { settings };
-    let mut objects = vec![
-        make.object(NAMESPACE_KIND, None, NAMESPACE, json!({})),
-        make.object(NAMESPACE_KIND, None, TELEMETRY_NAMESPACE, json!({})),
+    let mut objects = match &delivery.istio {
+        Some(istio) => istio::namespaces(&make, istio),
+        None => [NAMESPACE, TELEMETRY_NAMESPACE]
+            .map(|name| make.object(NAMESPACE_KIND, None, name, json!({})))
+            .into(),
+    };
+    objects.extend([
         make.crd(),
         make.object(
             SERVICE_ACCOUNT,
@@ -148,8 +181,8 @@ pub fn member_objects(delivery: &Delivery, settings: &MemberSettings) -> Vec<Ren
             labels::AGENT_NAME,
             json!({}),
         ),
-    ];
-    objects.extend(workload::roles(&make));
+    ]);
+    objects.extend(workload::roles(&make, istio::is_static(delivery)));
     if let Some(rules) = &settings.workloads {
         objects.extend(workload::ca_roles(&make));
         if rules.issuer == WorkloadIssuer::Agent {
@@ -169,12 +202,17 @@ pub fn member_objects(delivery: &Delivery, settings: &MemberSettings) -> Vec<Ren
     if delivery.gateway {
         objects.push(workload::gateway_service(&make));
     }
-    objects.extend(
-        delivery
-            .consume
-            .values()
-            .map(|consume| workload::telemetry_service(&make, &consume.service)),
-    );
+    for consume in delivery.consume.values() {
+        match &consume.through {
+            Through::Envoy => objects.push(workload::telemetry_service(&make, &consume.service)),
+            through @ Through::Istio { .. } => {
+                objects.extend(istio::names(&make, delivery, through));
+            }
+        }
+    }
+    if let Some(istio) = &delivery.istio {
+        objects.extend(istio::objects(&make, istio));
+    }
     objects
 }
 

@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time
 use mesh_core::{
     conditions::{State, Verdict},
     facts::{MemberFacts, Obstacle, Reach},
+    istio::Plane,
     names::SpiffeId,
     plan::MemberPlan,
     revocation::Revocation,
@@ -19,7 +20,7 @@ use crate::{
     member::{
         self, Address, Intermediate, MeshMember, MeshMemberSpec, MeshMemberStatus, Path, Source,
     },
-    mesh::{DataPlane, MeshStatus, RevocationStatus, RootStatus},
+    mesh::{MeshStatus, RevocationStatus, RootStatus},
     read::Membership,
 };
 
@@ -115,6 +116,17 @@ pub fn member_status(
         identity: identity.map(ToString::to_string),
         gateway: (!gateway.is_empty()).then(|| gateway.join(",")),
         addresses,
+        hosts: plan
+            .hosts
+            .iter()
+            .map(|(backend, host)| member::Host {
+                backend: backend.clone(),
+                service: host.service.clone(),
+                port: host.port,
+                protocol: super::intent::protocol(host.protocol),
+                accounts: host.accounts.iter().cloned().collect(),
+            })
+            .collect(),
         intermediates: facts
             // Also what is revoked: it says whose it was.
             .trusted_by(&BTreeSet::new())
@@ -241,6 +253,8 @@ pub struct MeshView<'a> {
     pub revocations: &'a [Revocation],
     /// The root's revocation list, if there is a new one.
     pub crl: Option<&'a str>,
+    /// What carries the links of its members.
+    pub plane: Plane,
     /// `metadata.generation` of the object.
     pub generation: Option<i64>,
 }
@@ -253,6 +267,7 @@ pub fn mesh_status(view: MeshView<'_>, before: &MeshStatus, now: Timestamp) -> M
         members,
         revocations,
         crl,
+        plane,
         generation,
     } = view;
     let ready = members.iter().filter(|ready| **ready).count();
@@ -269,7 +284,7 @@ pub fn mesh_status(view: MeshView<'_>, before: &MeshStatus, now: Timestamp) -> M
     };
     MeshStatus {
         observed_generation: generation,
-        data_plane: Some(DataPlane::Envoy),
+        data_plane: Some(super::intent::data_plane(plane)),
         // What was recorded stays recorded: a root that is missing now is missed, not forgotten.
         root: root.as_ref().ok().cloned().or_else(|| before.root.clone()),
         revocations: revocations.iter().map(revocation).collect(),

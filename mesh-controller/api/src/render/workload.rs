@@ -17,7 +17,7 @@ const ADMIN_PORT: u16 = 15014;
 const DRAIN_SECONDS: u16 = 5;
 
 /// What the agent may do, and nothing else: in its own cluster only, and no Secret but its own.
-pub(super) fn roles(make: &Make<'_>) -> Vec<Rendered> {
+pub(super) fn roles(make: &Make<'_>, entries: bool) -> Vec<Rendered> {
     let subjects =
         json!([{ "kind": "ServiceAccount", "name": labels::AGENT_NAME, "namespace": NAMESPACE }]);
     let role_ref = |kind: &str| json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": labels::AGENT_NAME });
@@ -32,11 +32,14 @@ pub(super) fn roles(make: &Make<'_>) -> Vec<Rendered> {
         { "apiGroups": [""], "resources": ["secrets"], "resourceNames": [labels::INTERMEDIATE_SECRET], "verbs": ["get", "update", "patch"] },
         { "apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"] },
     ]);
-    let names = json!([
+    let mut names = vec![
         // Endpoints are written only for Services that are ours.
-        { "apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"] },
-        { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch", "create", "patch", "update", "delete"] },
-    ]);
+        json!({ "apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"] }),
+        json!({ "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch", "create", "patch", "update", "delete"] }),
+    ];
+    if entries {
+        names.push(json!({ "apiGroups": ["networking.istio.io"], "resources": ["workloadentries"], "verbs": ["get", "list", "watch", "create", "patch", "update", "delete"] }));
+    }
     let name = labels::AGENT_NAME;
     vec![
         make.object(CLUSTER_ROLE, None, name, json!({ "rules": requests })),

@@ -75,6 +75,9 @@ impl Writer {
                 }
             }
         }
+        for namespace in [NAMESPACE, TELEMETRY_NAMESPACE] {
+            remains.found += u32::from(self.give_up_labels(namespace).await?);
+        }
         Ok(remains)
     }
 

@@ -19,6 +19,7 @@ use mesh_api::{
 };
 use mesh_core::{
     facts::{Access, AgentFacts, Anchor, Crl, Delivered, MemberKey, Obstacle, Reach, Target},
+    istio::IstioFacts,
     names::ClusterName,
 };
 use parking_lot::Mutex;
@@ -160,6 +161,8 @@ pub(crate) struct Observed {
     pub(crate) lists: Option<Vec<Crl>>,
     /// The same.
     pub(crate) gateway: Option<BTreeSet<Target>>,
+    /// What is seen of Istio there, in the Istio plane.
+    pub(crate) istio: Option<IstioFacts>,
     /// Nothing of ours is left there.
     pub(crate) withdrawn: bool,
 }
@@ -176,6 +179,7 @@ impl Default for Observed {
             held: BTreeMap::new(),
             lists: None,
             gateway: None,
+            istio: None,
             withdrawn: false,
         }
     }

@@ -15,6 +15,7 @@ use mesh_api::{
 };
 use mesh_core::{
     facts::{Facts, MemberFacts, MemberKey, Obstacle},
+    istio::Plane,
     names::{ClusterName, MeshName, TrustDomain},
     plan::{Action, MemberPlan, plan},
     revocation::{Revocation, epochs},
@@ -74,6 +75,10 @@ pub(crate) struct Terms {
     pub(crate) leaf_seconds: u32,
     pub(crate) intermediate_seconds: u32,
     pub(crate) workloads: Option<WorkloadRules>,
+    /// What carries the member's links.
+    pub(crate) plane: Plane,
+    /// The revision of istiod that is meant.
+    pub(crate) revision: String,
 }
 
 /// What the task of one member is to do.
@@ -204,14 +209,18 @@ pub(crate) fn look(state: &State, constants: &Constants, now: Timestamp) -> Look
 }
 
 fn terms(mesh: &MeshName, root: &Root, rules: &MeshRules, facts: &MemberFacts) -> Option<Terms> {
+    let claim = facts.claim.as_ref().ok()?;
+    let plane = claim.plane.unwrap_or(rules.plane);
     Some(Terms {
         mesh: mesh.clone(),
-        cluster: facts.claim.as_ref().ok()?.cluster.clone(),
+        cluster: claim.cluster.clone(),
         root: root.clone(),
         replicas: rules.replicas,
         leaf_seconds: rules.leaf_life.as_secs(),
         intermediate_seconds: rules.intermediate_life.as_secs(),
-        workloads: rules.workloads.clone(),
+        workloads: rules.workloads_in(plane),
+        plane,
+        revision: rules.istio.revision.clone(),
     })
 }
 

@@ -2,6 +2,7 @@
 //! there what is to be done. Each member has its own; none waits for another.
 
 mod deliver;
+mod istio;
 mod observe;
 mod requests;
 
@@ -248,7 +249,7 @@ impl Member {
         tokio::select! {
             error = pulse(client) => End::Lost(error.obstacle_of(&way.server())),
             () = self.watch_agent(client, bells) => End::Moved,
-            () = self.watch_gateway(client, bells) => End::Moved,
+            () = self.watch_plane(client, bells) => End::Moved,
             () = self.answer_requests(client) => End::Moved,
         }
     }

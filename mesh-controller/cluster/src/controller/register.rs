@@ -230,6 +230,7 @@ fn mesh_jobs(state: &State, look: &Look, now: Timestamp) -> Jobs {
             members: &ready,
             revocations: look.revocations.get(&key.name).unwrap_or(&recorded),
             crl: newer(state.signed.get(&key.name), before.crl.as_deref()),
+            plane: read::data_plane(mesh.spec.data_plane),
             generation: mesh.metadata.generation,
         };
         let status = mesh_status(view, &before, now);

@@ -9,7 +9,8 @@ use super::{
     with_ready,
 };
 use crate::{
-    facts::{Anchor, Facts, MemberFacts, PathFacts, ReplicaFacts, Role},
+    facts::{Anchor, Facts, MemberFacts, Obstacle, PathFacts, ReplicaFacts, Role},
+    istio::{self, Plane},
     names::ClusterName,
     plan::{Peer, Seat, generations::Generations},
 };
@@ -200,12 +201,22 @@ impl View<'_> {
         if let Some(behind) = self.behind() {
             return wait("AgentBehind", behind);
         }
+        let agent = self.member.agent.as_ref();
+        if let Some(why) = agent.and_then(|agent| agent.workloads_obstacle.as_ref())
+            && self.seat.plane == Plane::Istio
+        {
+            return Err(why.clone());
+        }
         for (name, peer) in self.regions {
             if peer.facts.trusted_by(&self.facts.revoked).is_empty() {
                 return wait(
                     "RegionWithoutIntermediate",
                     format!("region {name} has no intermediate yet"),
                 );
+            }
+            // Sidecars believe whatever leads to the root.
+            if peer.seat.plane == Plane::Istio {
+                continue;
             }
             let knows_us = peer.facts.delivered.as_ref().is_some_and(|d| {
                 d.delivery
@@ -224,7 +235,58 @@ impl View<'_> {
         fine("Trusted", "certificates were exchanged")
     }
 
+    /// What is the matter with Istio itself here.
+    fn istio(&self) -> Result<(), Obstacle> {
+        let Some(seen) = &self.member.istio else {
+            return Err(Obstacle::new("IstioUnknown", "Istio was not looked for yet"));
+        };
+        let expected = istio::Expected {
+            cluster: &self.seat.claim.cluster,
+            trust_domain: &self.facts.trust_domain,
+            revision: &self.facts.istio.revision,
+        };
+        istio::judge(seen, &expected).map(drop)
+    }
+
+    /// The doors of a region in the Istio plane.
+    fn doors(&self) -> Word {
+        let Some(seen) = &self.member.istio else {
+            return wait("IstioUnknown", "Istio was not looked for yet");
+        };
+        if seen.gateways.is_empty() && self.seat.claim.gateway_override.is_empty() {
+            return wait(
+                "GatewayMissing",
+                "no Service with label istio=eastwestgateway in namespace istio-system: install Istio's chart gateway",
+            );
+        }
+        let doors = istio::doors(&self.seat.claim.cluster, &self.facts.contract, seen);
+        let (mut open, mut first) = (Vec::new(), None);
+        for door in doors.into_values() {
+            match door {
+                Ok(door) if !door.accounts.is_empty() => open.push(door.service),
+                Ok(door) => {
+                    let message = format!(
+                        "no pod of Service kof/{} has a sidecar ({} without): Istio's gateway leads to none of them",
+                        door.backend.service, door.bare
+                    );
+                    first.get_or_insert(Obstacle::new("BackendWithoutSidecar", message));
+                }
+                Err(why) => {
+                    first.get_or_insert(why);
+                }
+            }
+        }
+        match (open.is_empty(), first) {
+            (true, Some(why)) => Err(why),
+            (true, None) => wait("NoBackend", "the contract has no backend"),
+            (false, _) => fine("Addressed", format!("open: {}", open.join(", "))),
+        }
+    }
+
     fn gateway(&self) -> Word {
+        if self.seat.plane == Plane::Istio {
+            self.istio()?;
+        }
         for (pod, replica) in self.replicas() {
             if let Some(words) = &replica.rejected {
                 return wait(
@@ -236,11 +298,19 @@ impl View<'_> {
         let addressed =
             !self.seat.claim.gateway_override.is_empty() || !self.member.gateway.is_empty();
         match self.seat.claim.role {
+            Role::Region if self.seat.plane == Plane::Istio && !addressed => {
+                self.doors()?;
+                let message = "no Service with label istio=eastwestgateway in namespace istio-system has an address";
+                wait("NoAddress", message)
+            }
             Role::Region if !addressed => wait(
                 "NoAddress",
                 "Service istio-system/mesh-gateway has no load balancer address",
             ),
             Role::Region => {
+                if self.seat.plane == Plane::Istio {
+                    self.doors()?;
+                }
                 let targets = if self.seat.claim.gateway_override.is_empty() {
                     &self.member.gateway
                 } else {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::{
+    istio::{IstioRules, Plane},
     conditions::{Kind, State},
     facts::{AgentFacts, Delivered, PathFacts, ReplicaFacts},
 };
@@ -53,6 +54,7 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> MemberFacts {
             role,
             region: region.map(name),
             gateway_override: BTreeSet::new(),
+            plane: None,
         }),
         life: Life::Active,
         access: Access::Found,
@@ -70,6 +72,8 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> MemberFacts {
         } else {
             BTreeSet::new()
         },
+        istio: None,
+        hosts: BTreeMap::new(),
     }
 }
 
@@ -78,6 +82,8 @@ fn fleet() -> Facts {
         mesh: "default".parse().unwrap(),
         trust_domain: "mesh.example".parse().unwrap(),
         contract: Contract::default(),
+        plane: Plane::Envoy,
+        istio: IstioRules::default(),
         root: Ok(RootFacts {
             generation: 1,
             certificate: "root".to_owned(),
@@ -133,6 +139,7 @@ fn carry_out(facts: &mut Facts) {
             since: at(2000),
         });
         member.agent = Some(AgentFacts {
+            workloads_obstacle: None,
             intermediate_obstacle: None,
             replicas: BTreeMap::from([("pod".to_owned(), replica)]),
         });

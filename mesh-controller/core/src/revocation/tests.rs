@@ -26,6 +26,7 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> (MemberKey, Member
             role,
             region: region.map(|name| name.parse().unwrap()),
             gateway_override: BTreeSet::new(),
+            plane: None,
         }),
         life: Life::Active,
         access: Access::Found,
@@ -46,6 +47,8 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> (MemberKey, Member
         crls: Vec::new(),
         signs: 1,
         gateway: BTreeSet::new(),
+        istio: None,
+        hosts: BTreeMap::new(),
     };
     (key(cluster), member)
 }
@@ -63,6 +66,8 @@ fn fleet() -> Facts {
         mesh: "default".parse().unwrap(),
         trust_domain: "mesh.example".parse().unwrap(),
         contract: Contract::default(),
+        plane: crate::istio::Plane::Envoy,
+        istio: crate::istio::IstioRules::default(),
         root: Ok(RootFacts {
             generation: 1,
             certificate: "root".to_owned(),
@@ -105,6 +110,7 @@ fn accept(facts: &mut Facts, name: &str, generations: &[i64]) {
         .map(|(i, accepted)| (format!("pod{i}"), replica(*accepted)))
         .collect();
     facts.members.get_mut(&key(name)).unwrap().agent = Some(AgentFacts {
+        workloads_obstacle: None,
         intermediate_obstacle: None,
         replicas,
     });

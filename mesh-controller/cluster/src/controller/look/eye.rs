@@ -12,7 +12,6 @@ use mesh_api::{
     render::{management_membership, management_source},
 };
 use mesh_core::{
-    contract::Contract,
     facts::{
         Access, Crl, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, RootFacts, plain_serial,
     },
@@ -208,6 +207,12 @@ impl Eye<'_> {
                 .gateway
                 .filter(|now| !now.is_empty())
                 .unwrap_or(gateway),
+            istio: observed.istio,
+            hosts: object
+                .status
+                .as_ref()
+                .map(read::remembered_hosts)
+                .unwrap_or_default(),
         };
         (mesh, facts)
     }
@@ -276,26 +281,21 @@ impl Eye<'_> {
         rules: Option<&Result<MeshRules, Obstacle>>,
         members: BTreeMap<MemberKey, MemberFacts>,
     ) -> Facts {
-        let (root, trust_domain, contract) = match rules {
-            Some(Ok(rules)) => (
-                self.root(mesh),
-                rules.trust_domain.clone(),
-                rules.contract.clone(),
-            ),
-            Some(Err(why)) => (
-                Err(why.clone()),
-                default_trust_domain(),
-                Contract::default(),
-            ),
-            None => {
-                let why = Obstacle::new("NoMesh", format!("Mesh {mesh} does not exist"));
-                (Err(why), default_trust_domain(), Contract::default())
-            }
+        let given = rules.and_then(|rules| rules.as_ref().ok());
+        let root = match rules {
+            Some(Ok(_)) => self.root(mesh),
+            Some(Err(why)) => Err(why.clone()),
+            None => Err(Obstacle::new(
+                "NoMesh",
+                format!("Mesh {mesh} does not exist"),
+            )),
         };
         Facts {
             mesh: mesh.clone(),
-            trust_domain,
-            contract,
+            trust_domain: given.map_or_else(default_trust_domain, |g| g.trust_domain.clone()),
+            contract: given.map(|g| g.contract.clone()).unwrap_or_default(),
+            plane: given.map(|g| g.plane).unwrap_or_default(),
+            istio: given.map(|g| g.istio.clone()).unwrap_or_default(),
             root,
             revoked: self.revoked(mesh, rules),
             epochs: BTreeMap::new(),

@@ -38,6 +38,8 @@ fn terms_of(life: SignedDuration) -> Terms {
         leaf_seconds: 60,
         intermediate_seconds: 3600,
         workloads: None,
+        plane: mesh_core::istio::Plane::Envoy,
+        revision: String::new(),
     }
 }
 

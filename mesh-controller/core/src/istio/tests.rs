@@ -1,0 +1,1 @@
+//! Rules of the Istio plane, by tables.
