@@ -1,6 +1,7 @@
 //! What a person is told about a member: conditions in the order in which a link comes to life. The first
 //! that is not true is the answer to "why".
 
+mod paths;
 mod view;
 
 use jiff::{SignedDuration, Timestamp};
@@ -97,7 +98,7 @@ pub struct PathReport {
     pub region: ClusterName,
     /// The Service by which it is called.
     pub service: String,
-    /// Whether requests come through: of the replicas that report, the worst.
+    /// Whether requests come through: of all pods that report, the worst.
     pub state: State,
     /// One word.
     pub reason: String,

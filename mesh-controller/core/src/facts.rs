@@ -230,6 +230,8 @@ pub struct AgentFacts {
     pub workloads_obstacle: Option<Obstacle>,
     /// Its replicas, by pod.
     pub replicas: BTreeMap<String, ReplicaFacts>,
+    /// Pods that only probe, through sidecars of their own: no Envoy of ours is beside them, and they issue nothing.
+    pub probers: BTreeMap<String, BTreeMap<ClusterName, PathFacts>>,
 }
 
 /// What one replica of an agent reports.

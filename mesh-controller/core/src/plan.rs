@@ -103,6 +103,23 @@ pub struct Delivery {
     pub crls: BTreeMap<String, String>,
 }
 
+impl Delivery {
+    /// The regions that sidecars of this member go to by themselves: what is to be probed from a pod that has one.
+    pub fn probed_by_sidecars(&self) -> impl Iterator<Item = &ClusterName> {
+        let served = self.istio.as_ref().is_some_and(|istio| istio.served);
+        let called = self.consume.iter().filter(move |_| served);
+        called.filter_map(|(region, consume)| {
+            let Through::Istio { hosts, .. } = &consume.through else {
+                return None;
+            };
+            let (_, backend) = self.contract.probe(consume.caller)?;
+            // A region whose certificate is not known yet is not called yet.
+            let known = hosts.contains_key(&backend) && self.trusts.contains_key(region);
+            known.then_some(region)
+        })
+    }
+}
+
 /// What is to be there of Istio, between clusters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IstioDelivery {

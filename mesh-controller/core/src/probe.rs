@@ -3,6 +3,11 @@
 //! A probe is a real request through the member's own Envoy (`intake`) and the region's gateway to the
 //! backend. Whatever the backend itself says, also "who are you" or "no such page", proves the path; only what
 //! the two Envoys say in the backend's stead is a failure.
+//!
+//! Where the region's gateway is Istio's, the sidecar of the backend stands at its other end. What is asked from a pod that
+//! has a sidecar itself is read by [`sidecar`].
+
+pub mod sidecar;
 
 use jiff::Timestamp;
 
@@ -34,12 +39,16 @@ pub const TLS_HEADER: &str = "x-kof-tls";
 pub enum Class {
     /// The Envoy beside the agent does not answer, or knows no such name yet.
     Intake,
+    /// The pod that asks has no sidecar, or its sidecar does not answer, or does not know the name.
+    Sidecar,
     /// The region's gateway has no address.
     Name,
     /// Its address does not take connections.
     Connect,
     /// Its certificate is not one that this member trusts.
     Tls,
+    /// Its certificate is trusted, and names somebody else.
+    Server,
     /// It does not trust this member.
     Identity,
     /// It knows this member and does not let it ask this.
@@ -52,11 +61,13 @@ pub enum Class {
 
 impl Class {
     /// All, in the order in which a request meets them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Intake,
+        Self::Sidecar,
         Self::Name,
         Self::Connect,
         Self::Tls,
+        Self::Server,
         Self::Identity,
         Self::Path,
         Self::Upstream,
@@ -68,9 +79,11 @@ impl Class {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Intake => "IntakeNotReady",
+            Self::Sidecar => "SidecarNotReady",
             Self::Name => "NameUnresolved",
             Self::Connect => "ConnectFailed",
             Self::Tls => "TlsFailed",
+            Self::Server => "ServerIdentityRefused",
             Self::Identity => "IdentityRefused",
             Self::Path => "PathRefused",
             Self::Upstream => "UpstreamFailed",
@@ -126,11 +139,23 @@ impl<'a> Answer<'a> {
         found.filter(|value| !value.is_empty() && *value != "-")
     }
 
-    /// Whether it came from beyond the own Envoy, which marks what it says itself.
+    /// Whether it came from beyond the own Envoy, which marks all that it says itself. What is beyond need not be marked: a
+    /// gateway of Istio says nothing, and what sidecars say of themselves is a setting.
     fn came_through(&self) -> bool {
         self.header(INTAKE_HEADER).is_none()
-            && (self.header(GATEWAY_HEADER).is_some()
-                || self.header("x-envoy-upstream-service-time").is_some())
+    }
+
+    /// Whether the region's sidecar refused by its policies. It says so in these words and in no header.
+    fn is_refused_by_policy(&self) -> bool {
+        self.status == 403 && self.body.trim() == "RBAC: access denied"
+    }
+
+    /// Whether an Envoy says in its own words that it got no answer from whoever it asked.
+    fn is_of_an_envoy(&self) -> bool {
+        self.status >= 500
+            && ["upstream connect error", "no healthy upstream", "upstream request timeout"]
+                .iter()
+                .any(|words| self.body.starts_with(words))
     }
 
     /// Why an Envoy answered itself, in its words.
@@ -142,19 +167,21 @@ impl<'a> Answer<'a> {
         let said = said
             .strip_prefix("upstream_reset_before_response_started")
             .unwrap_or(said);
-        said.chars()
-            .map(|c| {
-                if c.is_control() || matches!(c, '_' | '{' | '}') {
-                    ' '
-                } else {
-                    c
-                }
-            })
-            .take(300)
-            .collect::<String>()
-            .trim()
-            .to_owned()
+        plain(said)
     }
+}
+
+/// An Envoy's words on one short line.
+fn plain(said: &str) -> String {
+    let plain = |c: char| {
+        if c.is_control() || matches!(c, '_' | '{' | '}') {
+            ' '
+        } else {
+            c
+        }
+    };
+    let line: String = said.chars().map(plain).take(300).collect();
+    line.trim().to_owned()
 }
 
 /// Reads one probe.
@@ -181,6 +208,10 @@ fn failure(class: Class, message: impl Into<String>) -> Result<(), Failure> {
     })
 }
 
+/// A region in the Istio plane refused what was asked.
+const NOT_GRANTED: &str = "a policy of the region does not let this member ask the probe's path: AuthorizationPolicy objects in its namespace kof, and \
+     the contract of the mesh";
+
 /// Said by the region's gateway or its backend.
 fn beyond(answer: &Answer<'_>) -> Result<(), Failure> {
     let status = answer.status;
@@ -188,6 +219,18 @@ fn beyond(answer: &Answer<'_>) -> Result<(), Failure> {
         return failure(
             Class::Path,
             "the region's gateway does not let this member ask the probe's path; see the contract of the mesh",
+        );
+    }
+    if answer.is_refused_by_policy() {
+        return failure(Class::Path, NOT_GRANTED);
+    }
+    if answer.header(GATEWAY_HEADER).is_none() && answer.is_of_an_envoy() {
+        return failure(
+            Class::Upstream,
+            format!(
+                "the region's sidecar does not reach its backend ({status}): {}",
+                sidecar::cause(answer.body)
+            ),
         );
     }
     match (answer.header(DETAIL_HEADER).is_some(), status) {
@@ -224,29 +267,7 @@ fn own_envoy(answer: &Answer<'_>) -> Result<(), Failure> {
         );
     }
     if let Some(tls) = tls {
-        // Whoever closes in the middle of the handshake, or sends an alert, is the gateway: it has no door for
-        // this member's name, or does not take its certificate. All else is our own judgement of the gateway.
-        let theirs = [
-            "reset_by_peer",
-            "system_library",
-            "ALERT",
-            "alert",
-            "EOF",
-            "eof",
-        ]
-        .iter()
-        .any(|s| tls.contains(s));
-        return if theirs && !tls.contains("CERTIFICATE_VERIFY_FAILED") {
-            failure(
-                Class::Identity,
-                "the region's gateway ended the handshake: it does not know this member, or not yet",
-            )
-        } else {
-            failure(
-                Class::Tls,
-                format!("the certificate of the region's gateway is not trusted here: {cause}"),
-            )
-        };
+        return handshake(tls, &cause);
     }
     match (answer.status, flags) {
         (_, "UC") => failure(
@@ -270,6 +291,40 @@ fn own_envoy(answer: &Answer<'_>) -> Result<(), Failure> {
             format!("the Envoy beside the agent answered {status}: {cause}"),
         ),
     }
+}
+
+/// What a handshake with the region's gateway broke at, by the words of the one who began it.
+fn handshake(tls: &str, cause: &str) -> Result<(), Failure> {
+    let says = |words: &[&str]| words.iter().any(|word| tls.contains(word));
+    // Whoever closes in the middle of the handshake, or sends an alert, is the gateway: it has no door for this
+    // member's name, or does not take its certificate. All else is our own judgement of the gateway.
+    let theirs = says(&[
+        "reset_by_peer",
+        "reset by peer",
+        "system_library",
+        "system library",
+        "ALERT",
+        "alert",
+        "EOF",
+        "eof",
+    ]);
+    if theirs && !says(&["CERTIFICATE_VERIFY_FAILED"]) {
+        return failure(
+            Class::Identity,
+            "the region's gateway ended the handshake: it does not know this member, or not yet",
+        );
+    }
+    // Two generations of Envoy, in a header (underscores) or in a body.
+    if says(&["SAN_matcher", "SAN matcher", "verify_SAN", "verify SAN"]) {
+        return failure(
+            Class::Server,
+            format!("the certificate that the region answers with is not of whom it should be: {cause}"),
+        );
+    }
+    failure(
+        Class::Tls,
+        format!("the certificate of the region's gateway is not trusted here: {cause}"),
+    )
 }
 
 /// One path as its probes have shown it: steady against a single bad answer, quick to believe a good one.

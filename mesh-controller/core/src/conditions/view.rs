@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
-    Kind, PathReport, State, Verdict, Word, fine, grace_ends, is_name, reachable, verdict, wait,
-    with_ready,
+    Kind, PathReport, State, Verdict, Word, fine, grace_ends, is_name, paths::path, reachable,
+    verdict, wait, with_ready,
 };
 use crate::{
     facts::{Anchor, Facts, MemberFacts, Obstacle, PathFacts, ReplicaFacts, Role},
@@ -396,39 +396,22 @@ impl View<'_> {
     }
 
     fn path(&self, region: &ClusterName, service: &str) -> PathReport {
-        let reports: Vec<&PathFacts> = self
-            .replicas()
-            .filter_map(|(_, r)| r.paths.get(region))
-            .collect();
-        let worst = reports
-            .iter()
-            .find(|p| p.outcome.is_err())
-            .or_else(|| reports.first());
-        let (state, reason, message, since) = match worst {
-            None => (
-                State::Unknown,
-                "NotProbed".to_owned(),
-                "no probe has reported yet".to_owned(),
-                None,
-            ),
-            Some(PathFacts {
+        let known = path(self.member, region);
+        let (state, reason, message, since) = match known {
+            Err(why) => (State::Unknown, "NotProbed".to_owned(), why.to_owned(), None),
+            Ok(PathFacts {
                 outcome: Ok(()),
                 since,
             }) => (
                 State::True,
                 "Answered".to_owned(),
                 "requests come through".to_owned(),
-                Some(*since),
+                Some(since),
             ),
-            Some(PathFacts {
+            Ok(PathFacts {
                 outcome: Err(why),
                 since,
-            }) => (
-                State::False,
-                why.reason.clone(),
-                why.message.clone(),
-                Some(*since),
-            ),
+            }) => (State::False, why.reason, why.message, Some(since)),
         };
         PathReport {
             region: region.clone(),

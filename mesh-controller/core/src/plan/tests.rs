@@ -9,6 +9,7 @@ use crate::{
     facts::{AgentFacts, Delivered, PathFacts, ReplicaFacts},
 };
 
+mod probes;
 mod seats;
 mod trust;
 
@@ -142,6 +143,7 @@ fn carry_out(facts: &mut Facts) {
             workloads_obstacle: None,
             intermediate_obstacle: None,
             replicas: BTreeMap::from([("pod".to_owned(), replica)]),
+            probers: BTreeMap::new(),
         });
     }
 }

@@ -70,6 +70,35 @@ fn what_the_gateway_says_in_its_stead_does_not() {
     }
 }
 
+/// An Envoy of ours, and Istio's gateway with a sidecar behind it: what the sidecar says itself it marks with nothing but the name
+/// of its program, and that only if it is not set otherwise.
+#[test]
+fn what_the_regions_sidecar_says_in_its_stead_does_not() {
+    const ISTIO: (&str, &str) = ("server", "istio-envoy");
+    let refused = "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure, \
+                   transport failure reason: delayed connect error: Connection refused";
+    for headers in [&[ISTIO][..], &[]] {
+        let class = |status, body| class(&answer(status, headers, body));
+        assert_eq!(class(403, "RBAC: access denied"), Some(Class::Path));
+        assert_eq!(class(403, "wrong password"), None);
+        assert_eq!(class(200, ""), None);
+        assert_eq!(class(401, ""), None);
+        assert_eq!(class(503, "no healthy upstream"), Some(Class::Upstream));
+        let why = classify(&answer(503, headers, refused)).unwrap_err();
+        assert_eq!(why.class, Class::Upstream);
+        assert_eq!(
+            why.message,
+            "the region's sidecar does not reach its backend (503): delayed connect error: Connection refused"
+        );
+    }
+    let own = [(INTAKE_HEADER, "child1")];
+    assert_eq!(
+        class(&answer(403, &own, "RBAC: access denied")),
+        Some(Class::Intake),
+        "nobody else says what the own Envoy says"
+    );
+}
+
 /// As seen with Envoy 1.40 on both sides, one broken thing at a time.
 #[expect(clippy::too_many_lines, reason = "one table")]
 #[test]
@@ -115,7 +144,7 @@ fn own_envoys_words() {
             "we expect another identity",
             "UF",
             "TLS_error:|268435581:SSL_routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify_cert_failed:_SAN_matcher,_certificate_SANs_are_[spiffe://region1.mesh.test/ns/istio-system/sa/mesh-gateway]:TLS_error_end",
-            Class::Tls,
+            Class::Server,
         ),
         ("no address", "UH", "", Class::Name),
         ("something else", "DC", "", Class::Intake),
@@ -135,7 +164,10 @@ fn own_envoys_words() {
         class(&answer(504, &[(INTAKE_HEADER, "child1")], "")),
         Some(Class::Deadline)
     );
-    assert_eq!(class(&answer(500, &[], "?")), Some(Class::Intake));
+    assert_eq!(
+        class(&answer(500, &[(INTAKE_HEADER, "child1")], "?")),
+        Some(Class::Intake)
+    );
     assert_eq!(class(&Seen::NoIntake), Some(Class::Intake));
     assert_eq!(class(&Seen::Nothing), Some(Class::Deadline));
 }
@@ -143,7 +175,8 @@ fn own_envoys_words() {
 #[test]
 fn words_of_others_stay_on_one_short_line() {
     let body = format!("a\nb\r\u{7}{}", "x".repeat(5000));
-    let failure = classify(&answer(500, &[], &body)).unwrap_err();
+    let own = [(INTAKE_HEADER, "child1")];
+    let failure = classify(&answer(500, &own, &body)).unwrap_err();
     assert!(failure.message.len() < 400);
     assert!(!failure.message.chars().any(char::is_control));
 }

@@ -113,6 +113,7 @@ fn accept(facts: &mut Facts, name: &str, generations: &[i64]) {
         workloads_obstacle: None,
         intermediate_obstacle: None,
         replicas,
+        probers: BTreeMap::new(),
     });
 }
 
