@@ -330,7 +330,10 @@ pub struct Replica {
     pub pod: String,
     /// Version of the agent.
     pub version: String,
-    /// The generation of this object that Envoy accepted whole.
+    /// It only probes, through a sidecar of its own: it has no Envoy of ours, and issues nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sidecar: bool,
+    /// The generation of this object that Envoy accepted whole; of a pod that only probes, the one that it has read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accepted_generation: Option<i64>,
     /// What Envoy refused last, in its own words.

@@ -35,6 +35,8 @@ pub const AGENT: &str = "kof-istio-agent";
 
 /// Name of the agent's Deployment, ServiceAccount and roles.
 pub const AGENT_NAME: &str = "mesh-agent";
+/// Name of the Deployment, `ServiceAccount` and role of the pods that probe through a sidecar.
+pub const PROBE_NAME: &str = mesh_core::istio::PROBE_ACCOUNT;
 /// Name of the gateway's Service, and the service account in gateway identities.
 pub const GATEWAY_NAME: &str = "mesh-gateway";
 /// Name of the `MeshAgent`.

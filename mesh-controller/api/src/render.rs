@@ -3,6 +3,7 @@
 mod intent;
 mod istio;
 mod member;
+mod probe;
 mod status;
 mod workload;
 

@@ -21,7 +21,7 @@ use crate::{
         Access, Anchor, Claim, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, Role,
         RootFacts, Target,
     },
-    istio::{self, Discovery, Door, Entries, Flavour, Guest, Host, Plane},
+    istio::{self, Discovery, Door, Entries, Flavour, Guest, Host, IstioFacts, Plane},
     names::{ClusterName, MeshName, SpiffeId, TrustDomain},
 };
 
@@ -106,8 +106,8 @@ pub struct Delivery {
 impl Delivery {
     /// The regions that sidecars of this member go to by themselves: what is to be probed from a pod that has one.
     pub fn probed_by_sidecars(&self) -> impl Iterator<Item = &ClusterName> {
-        let served = self.istio.as_ref().is_some_and(|istio| istio.served);
-        let called = self.consume.iter().filter(move |_| served);
+        let injects = self.istio.as_ref().is_some_and(|istio| istio.injects);
+        let called = self.consume.iter().filter(move |_| injects);
         called.filter_map(|(region, consume)| {
             let Through::Istio { hosts, .. } = &consume.through else {
                 return None;
@@ -129,6 +129,9 @@ pub struct IstioDelivery {
     pub revision: String,
     /// Istio's kinds are served, so objects of them can be written.
     pub served: bool,
+    /// The istiod that is meant is ready, or was when something was delivered last: pods are given sidecars. A pod that is made
+    /// earlier would never have one.
+    pub injects: bool,
     /// How it learns of regions.
     pub discovery: Discovery,
     /// How its gateway is opened.
@@ -534,6 +537,7 @@ fn istio_delivery(
         network: istio::network(cluster),
         revision: rules.revision.clone(),
         served: seen.is_some_and(|seen| !seen.istiods.is_empty()),
+        injects: seen.is_some_and(|seen| injects(seen, &rules.revision, member)),
         discovery: rules.discovery,
         flavour: rules.flavour,
         tracing: rules.tracing.clone(),
@@ -546,6 +550,16 @@ fn istio_delivery(
             })
             .collect(),
     })
+}
+
+/// Whether pods are given sidecars by the istiod that is meant. One that is away for now takes nothing away.
+fn injects(seen: &IstioFacts, revision: &str, member: &MemberFacts) -> bool {
+    let before = || {
+        let delivered = member.delivered.as_ref()?;
+        Some(delivered.delivery.istio.as_ref()?.injects)
+    };
+    let mut meant = seen.istiods.iter().filter(|istiod| istiod.revision == revision);
+    meant.any(|istiod| istiod.ready || before() == Some(true))
 }
 
 fn gateway(peer: &Peer<'_>) -> BTreeSet<Target> {

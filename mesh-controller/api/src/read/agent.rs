@@ -42,6 +42,11 @@ pub fn agent(agent: &MeshAgent) -> AgentFacts {
     let Some(status) = &agent.status else {
         return AgentFacts::default();
     };
+    let pods = |sidecar: bool| {
+        let all = status.replicas.iter();
+        let such = all.filter(move |it| it.sidecar == sidecar && it.pod.len() <= NAME_MAX);
+        such.take(REPLICAS_MAX)
+    };
     AgentFacts {
         intermediate_obstacle: status
             .obstacle
@@ -52,12 +57,11 @@ pub fn agent(agent: &MeshAgent) -> AgentFacts {
             .as_ref()
             .and_then(|workloads| workloads.obstacle.as_ref())
             .map(|o| told(&o.reason, &o.message)),
-        replicas: status
-            .replicas
-            .iter()
-            .filter(|replica| replica.pod.len() <= NAME_MAX)
-            .take(REPLICAS_MAX)
+        replicas: pods(false)
             .map(|replica| (replica.pod.clone(), facts(replica)))
+            .collect(),
+        probers: pods(true)
+            .map(|replica| (replica.pod.clone(), facts(replica).paths))
             .collect(),
     }
 }

@@ -3,7 +3,7 @@
 use mesh_core::plan::{Delivery, Through};
 use serde_json::{Value, json};
 
-use super::{intent::mesh_agent, istio, workload};
+use super::{intent::mesh_agent, istio, probe, workload};
 use crate::{
     GROUP, NAMESPACE, TELEMETRY_NAMESPACE,
     agent::MeshAgent,
@@ -213,6 +213,7 @@ pub fn member_objects(delivery: &Delivery, settings: &MemberSettings) -> Vec<Ren
     if let Some(istio) = &delivery.istio {
         objects.extend(istio::objects(&make, istio));
     }
+    objects.extend(probe::objects(&make, delivery, settings));
     objects
 }
 

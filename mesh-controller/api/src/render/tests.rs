@@ -6,10 +6,13 @@ use std::{
 use mesh_core::{
     contract::{Caller, Contract},
     facts::{Anchor, Role, RootFacts, Target},
-    plan::{Consume, Delivery, Trust},
+    istio::Plane,
+    plan::{Consume, Delivery, Through, Trust},
 };
 
 use super::*;
+
+mod probe;
 
 fn settings() -> MemberSettings {
     MemberSettings {
@@ -28,8 +31,12 @@ fn settings() -> MemberSettings {
 }
 
 fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
+    let domain = |cluster: &str| -> mesh_core::names::TrustDomain {
+        format!("{cluster}.mesh.example").parse().unwrap()
+    };
     let trust = Trust {
-        trust_domain: format!("{peer}.mesh.example").parse().unwrap(),
+        trust_domain: domain(peer),
+        identity: domain(peer).workload("istio-system", "mesh-gateway"),
         anchors: vec![Anchor {
             generation: 1,
             certificate: format!("PEM of {peer}"),
@@ -49,7 +56,11 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
         mesh: "default".parse().unwrap(),
         cluster: cluster.parse().unwrap(),
         role,
-        trust_domain: format!("{cluster}.mesh.example").parse().unwrap(),
+        plane: Plane::Envoy,
+        trust_domain: domain(cluster),
+        identity: domain(cluster).workload("istio-system", "mesh-gateway"),
+        shared_identity: None,
+        istio: None,
         root: RootFacts {
             generation: 1,
             certificate: "PEM of root".to_owned(),
@@ -78,6 +89,7 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
             caller: Caller::Child,
             service: format!("{peer}-vmauth"),
             targets,
+            through: Through::Envoy,
         };
         delivery.consume.insert(peer.parse().unwrap(), consume);
     }

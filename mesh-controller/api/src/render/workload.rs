@@ -12,7 +12,7 @@ use crate::{GROUP, NAMESPACE, TELEMETRY_NAMESPACE, labels, mesh::CaService, read
 /// Port on which the agent issues workload certificates; istiod's number for the same.
 const CA_PORT: u16 = 15012;
 /// Port of the agent's health and metrics.
-const ADMIN_PORT: u16 = 15014;
+pub(super) const ADMIN_PORT: u16 = 15014;
 /// Seconds that Envoy drains connections of a listener or filter chain that goes away.
 const DRAIN_SECONDS: u16 = 5;
 
@@ -182,11 +182,6 @@ pub(super) fn telemetry_service(make: &Make<'_>, name: &str) -> Rendered {
 /// The agent and its Envoy.
 pub(super) fn deployment(make: &Make<'_>, settings: &MemberSettings) -> Rendered {
     let app = json!({ "app": labels::AGENT_NAME });
-    let pull: Vec<Value> = settings
-        .pull_secrets
-        .iter()
-        .map(|name| json!({ "name": name }))
-        .collect();
     let mut pod = json!({
         "serviceAccountName": labels::AGENT_NAME,
         "terminationGracePeriodSeconds": 30,
@@ -201,9 +196,7 @@ pub(super) fn deployment(make: &Make<'_>, settings: &MemberSettings) -> Rendered
         "containers": [agent(settings), envoy(settings)],
         "volumes": [{ "name": "run", "emptyDir": { "medium": "Memory", "sizeLimit": "16Mi" } }],
     });
-    if !pull.is_empty() {
-        super::member::merge(&mut pod, json!({ "imagePullSecrets": pull }));
-    }
+    super::member::merge(&mut pod, pull_secrets(settings));
     make.object(
         DEPLOYMENT,
         Some(NAMESPACE),
@@ -223,11 +216,22 @@ pub(super) fn deployment(make: &Make<'_>, settings: &MemberSettings) -> Rendered
     )
 }
 
-fn locked_down() -> Value {
+/// With what a pod pulls its images, as part of its spec.
+pub(super) fn pull_secrets(settings: &MemberSettings) -> Value {
+    let names = settings.pull_secrets.iter();
+    let names: Vec<Value> = names.map(|name| json!({ "name": name })).collect();
+    if names.is_empty() {
+        json!({})
+    } else {
+        json!({ "imagePullSecrets": names })
+    }
+}
+
+pub(super) fn locked_down() -> Value {
     json!({ "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] } })
 }
 
-fn from_pod(name: &str, path: &str) -> Value {
+pub(super) fn from_pod(name: &str, path: &str) -> Value {
     json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } })
 }
 

@@ -65,3 +65,26 @@ fn what_a_member_says_is_cut_to_size() {
         assert_eq!((replica.unresolved.len(), replica.paths.len()), (1, 1));
     }
 }
+
+/// A pod that only probes is no replica of the agent: it has no Envoy, and its number takes nobody's place.
+#[test]
+fn who_only_probes_is_told_apart() {
+    let path = json!({ "region": "region1", "ready": true, "reason": "Answered", "message": "", "since": "2026-01-01T00:00:00Z" });
+    let pod = |name: String, sidecar: bool| {
+        json!({ "pod": name, "version": "1", "acceptedGeneration": 3, "sidecar": sidecar, "paths": [path] })
+    };
+    let mut replicas: Vec<_> = (0..100).map(|n| pod(format!("p{n}"), true)).collect();
+    replicas.push(pod("agent".to_owned(), false));
+    let spec = json!({ "mesh": "m", "cluster": "c", "role": "child", "trustDomain": "t", "identity": "i", "signerGeneration": 1,
+        "root": { "generation": 1, "certificate": "" }, "leafSeconds": 60, "intermediateSeconds": 600 });
+    let object = json!({ "apiVersion": "mesh.kof.k0rdent.mirantis.com/v1alpha1", "kind": "MeshAgent", "metadata": { "name": "mesh" },
+        "spec": spec, "status": { "replicas": replicas } });
+    let object: MeshAgent = serde_json::from_value(object).unwrap();
+    let facts = agent(&object);
+    assert_eq!(facts.replicas.keys().collect::<Vec<_>>(), ["agent"]);
+    assert_eq!(facts.probers.len(), REPLICAS_MAX);
+    assert!(facts.probers.values().all(|paths| paths.len() == 1));
+    // Agents of before do not say what they are not.
+    let agent = serde_json::to_value(&object.status.unwrap().replicas[100]).unwrap();
+    assert!(agent.get("sidecar").is_none());
+}

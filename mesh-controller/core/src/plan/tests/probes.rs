@@ -3,7 +3,7 @@
 use super::*;
 use crate::istio::{IstioFacts, Istiod, ServiceFacts};
 
-/// The child and its region in the Istio plane, with istiods that serve.
+/// The child and its region in the Istio plane, with istiods that are ready.
 fn fleet_of_istio() -> Facts {
     let mut facts = fleet();
     for cluster in ["child1", "region1"] {
@@ -144,6 +144,15 @@ fn only_what_sidecars_can_reach_is_probed_from_them() {
     };
     change(&mut facts, "child1", |seen| seen.istiods.clear());
     assert!(probed(&facts, "child1").is_empty(), "Istio is not served");
+    change(&mut facts, "child1", |seen| *seen = istio());
+    change(&mut facts, "child1", |seen| seen.istiods[0].ready = false);
+    assert_eq!(probed(&facts, "child1"), ["region1"], "the pod has its sidecar");
+    let child = facts.members.get_mut(&key("child1")).unwrap();
+    let before = child.delivered.take();
+    assert!(probed(&facts, "child1").is_empty(), "a new pod would have none");
+    facts.members.get_mut(&key("child1")).unwrap().delivered = before;
+    change(&mut facts, "child1", |seen| seen.istiods[0].revision = "other".to_owned());
+    assert!(probed(&facts, "child1").is_empty(), "that one is not meant");
     change(&mut facts, "child1", |seen| *seen = istio());
     change(&mut facts, "region1", |seen| seen.services.clear());
     assert!(probed(&facts, "child1").is_empty(), "nothing is open");
