@@ -12,6 +12,7 @@
 //! | `places` | where the gateways of regions are |
 //! | `gateway` | configuration, addresses and certificates to Envoy, and what Envoy says to them |
 //! | `prober` | real requests on every path |
+//! | [`probe`] | the same from a pod with a sidecar of Istio, which does nothing else |
 //! | `names` | endpoint slices behind the telemetry Services |
 //! | `cacerts` | what a stock istiod signs with |
 //! | `roots` | the roots in every namespace |
@@ -34,6 +35,7 @@ mod lists;
 mod metrics;
 mod names;
 mod places;
+mod probe;
 mod prober;
 mod report;
 mod roots;
@@ -54,6 +56,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 pub use gateway::bootstrap;
+pub use probe::{ProbeReadiness, ProbeSettings, probe};
 
 use crate::{
     gateway::{Accepted, Gateway},
@@ -61,8 +64,8 @@ use crate::{
     leaf::Leaf,
     metrics::Metrics,
     names::Names,
-    prober::{Paths, Prober},
-    report::{Board, Reporter},
+    prober::{Paths, Prober, Way},
+    report::{Board, Living, Reporter},
     roots::Roots,
     signing::Signing,
     wanted::Wanted,
@@ -150,6 +153,7 @@ pub async fn start(
     let Watches {
         intents,
         pods,
+        probers,
         services,
         slices,
         requests,
@@ -228,12 +232,12 @@ pub async fn start(
     };
     gateway.start(tasks).map_err(AgentError::StartResolver)?;
     let prober = Prober {
-        intake: from_inside(settings.intake),
+        way: Way::Intake(from_inside(settings.intake)),
         board: board.clone(),
         metrics,
     };
     tasks.spawn("probes", prober.run(paths));
-    let (there, alive) = (cluster.clone(), pods.clone());
+    let (there, agents) = (cluster.clone(), pods.clone());
     let names = Names {
         cluster: there,
         intents: intents.clone(),
@@ -250,7 +254,7 @@ pub async fn start(
         board,
         intents,
     };
-    reporter.start(alive, tasks);
+    reporter.start(Living { agents, probers }, tasks);
     Ok(Readiness { leaf, accepted })
 }
 
@@ -268,6 +272,7 @@ fn from_inside(listen: SocketAddr) -> SocketAddr {
 struct Watches {
     intents: watch::Receiver<Seen<Intent>>,
     pods: watch::Receiver<Seen<PodSeen>>,
+    probers: watch::Receiver<Seen<PodSeen>>,
     services: watch::Receiver<Seen<ServiceSeen>>,
     slices: watch::Receiver<Seen<Slice>>,
     requests: watch::Receiver<Seen<CsrSeen>>,
@@ -277,11 +282,13 @@ impl Watches {
     fn start(cluster: &OwnCluster, tasks: &mut Tasks) -> Self {
         let (to_intents, intents) = watch::channel(None);
         let (to_pods, pods) = watch::channel(None);
+        let (to_probers, probers) = watch::channel(None);
         let (to_services, services) = watch::channel(None);
         let (to_slices, slices) = watch::channel(None);
         let (to_requests, requests) = watch::channel(None);
         tasks.spawn("watch MeshAgent", cluster.follow_intent(to_intents));
         tasks.spawn("watch pods", cluster.follow_pods(to_pods));
+        tasks.spawn("watch probing pods", cluster.follow_probers(to_probers));
         tasks.spawn("watch services", cluster.follow_services(to_services));
         tasks.spawn("watch endpoint slices", cluster.follow_slices(to_slices));
         tasks.spawn(
@@ -291,6 +298,7 @@ impl Watches {
         Self {
             intents,
             pods,
+            probers,
             services,
             slices,
             requests,

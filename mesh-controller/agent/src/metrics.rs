@@ -48,8 +48,8 @@ fn seconds() -> Histogram {
 }
 
 impl Metrics {
-    pub(crate) fn register(registry: &mut Registry) -> Self {
-        let all = Self {
+    fn new() -> Self {
+        Self {
             leaf_expiry: Gauge::default(),
             leaf_renewals: Counter::default(),
             leaf_failures: Counter::default(),
@@ -61,23 +61,13 @@ impl Metrics {
             xds_accepted: Gauge::default(),
             xds_accepts: Counter::default(),
             xds_refusals: Counter::default(),
-        };
+        }
+    }
+
+    /// What probes show, and nothing else.
+    pub(crate) fn register_paths(registry: &mut Registry) -> Self {
+        let all = Self::new();
         let r = registry.sub_registry_with_prefix("agent");
-        r.register(
-            "leaf_not_after_seconds",
-            "When the gateway's leaf ends, Unix time",
-            all.leaf_expiry.clone(),
-        );
-        r.register(
-            "leaf_renewals",
-            "Leaves made for the gateway",
-            all.leaf_renewals.clone(),
-        );
-        r.register(
-            "leaf_failures",
-            "Leaves that could not be made",
-            all.leaf_failures.clone(),
-        );
         r.register(
             "probe_duration_seconds",
             "How long probes took",
@@ -93,6 +83,28 @@ impl Metrics {
             "path_last_success_seconds",
             "When a probe last came through, Unix time",
             all.path_success.clone(),
+        );
+        all
+    }
+
+    /// All that an agent counts.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let all = Self::register_paths(registry);
+        let r = registry.sub_registry_with_prefix("agent");
+        r.register(
+            "leaf_not_after_seconds",
+            "When the gateway's leaf ends, Unix time",
+            all.leaf_expiry.clone(),
+        );
+        r.register(
+            "leaf_renewals",
+            "Leaves made for the gateway",
+            all.leaf_renewals.clone(),
+        );
+        r.register(
+            "leaf_failures",
+            "Leaves that could not be made",
+            all.leaf_failures.clone(),
         );
         r.register(
             "gateway_stale_since_seconds",

@@ -1,4 +1,7 @@
-//! Asks each region, the way its users do: through the Envoy beside, by the Service's name, with a real request.
+//! Asks each region, the way its users do, with a real request: through the Envoy beside, by the Service's name; or from a pod with a
+//! sidecar, which goes there by itself.
+
+mod sidecar;
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +15,7 @@ use http_body_util::{BodyExt as _, Collected, Empty, Limited};
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use mesh_api::agent::Consume;
+use mesh_api::agent::{Consume, Host, Sidecars};
 use mesh_core::probe::{Answer, DEADLINE_SECS, Failure, INTERVAL_SECS, Seen, Track, classify};
 use tokio::{
     net::TcpStream,
@@ -27,22 +30,62 @@ use crate::{
     report::Board,
 };
 
+/// Longest that a probe may take.
+const DEADLINE: Duration = Duration::from_secs(DEADLINE_SECS as u64);
 /// Most of an answer that is read.
 const BODY: usize = 4096;
+
+/// What a sidecar is told comes later than what a probe is told. So long a path that never worked is not called broken.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The paths to probe, as Envoy has them now.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Paths {
     /// By region.
     pub(crate) consume: BTreeMap<String, Consume>,
-    /// Grows with each configuration that Envoy has accepted: reason to probe at once.
+    /// Grows with each configuration that Envoy has accepted, or that is read: reason to probe at once.
     pub(crate) accepted: u64,
+}
+
+/// How regions are asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way {
+    /// Through the Envoy beside, which listens here.
+    Intake(SocketAddr),
+    /// Straight, by their names: the sidecar of this pod takes it from there.
+    Sidecar,
+}
+
+impl Way {
+    fn patience(self) -> Duration {
+        match self {
+            Self::Intake(_) => Duration::ZERO,
+            Self::Sidecar => PATIENCE,
+        }
+    }
+}
+
+/// The Service that is probed from a pod with a sidecar, if sidecars go to that region by themselves.
+pub(crate) fn host(consume: &Consume) -> Option<&Host> {
+    match consume.sidecars {
+        Sidecars::Intake => None,
+        Sidecars::Static | Sidecars::Remote => {
+            let mut hosts = consume.hosts.iter();
+            hosts.find(|host| host.service == consume.service)
+        }
+    }
+}
+
+/// What a probe says and asks; all else of a region is somebody else's business.
+fn asked(consume: &Consume) -> (&str, &str, Option<u16>) {
+    let port = host(consume).map(|host| host.port);
+    (&consume.service, &consume.probe, port)
 }
 
 /// What probing needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Prober {
-    pub(crate) intake: SocketAddr,
+    pub(crate) way: Way,
     pub(crate) board: Board,
     pub(crate) metrics: Metrics,
 }
@@ -55,10 +98,8 @@ impl Prober {
         loop {
             let wanted = Arc::clone(&paths.borrow_and_update());
             running.retain(|region, (consume, task)| {
-                // Addresses are Envoy's business; only what a probe says and asks matters here.
-                let keep = wanted.consume.get(region).is_some_and(|now| {
-                    now.service == consume.service && now.probe == consume.probe
-                });
+                let now = wanted.consume.get(region);
+                let keep = now.is_some_and(|now| asked(now) == asked(consume));
                 if !keep {
                     task.abort();
                     if !wanted.consume.contains_key(region) {
@@ -94,6 +135,7 @@ impl Prober {
     async fn path(self, region: String, consume: Consume, mut paths: watch::Receiver<Arc<Paths>>) {
         let mut track = Track::default();
         let mut bad = 0_u32;
+        let born = Instant::now();
         loop {
             let accepted = paths.borrow_and_update().accepted;
             let begun = Instant::now();
@@ -108,7 +150,9 @@ impl Prober {
             } else {
                 bad.saturating_add(1)
             };
-            if track.observe(result, Timestamp::now())
+            let early = track.state().is_none() && born.elapsed() < self.way.patience();
+            if !(early && result.is_err())
+                && track.observe(result, Timestamp::now())
                 && let Some(state) = track.state()
             {
                 match &state.outcome {
@@ -143,66 +187,90 @@ impl Prober {
     }
 
     async fn ask(&self, consume: &Consume) -> Result<(), Failure> {
-        let deadline = Duration::from_secs(u64::from(DEADLINE_SECS));
-        match timeout(deadline, self.exchange(consume)).await {
-            Err(_elapsed) => classify(&Seen::Nothing),
-            Ok(Err(error)) => {
-                tracing::debug!(
-                    region = consume.region,
-                    error = &*error as &dyn std::error::Error,
-                    "a probe broke"
-                );
-                classify(&Seen::NoIntake)
-            }
-            Ok(Ok(answer)) => answer,
+        match self.way {
+            Way::Intake(intake) => ask_intake(intake, consume).await,
+            Way::Sidecar => sidecar::ask(consume).await,
         }
     }
+}
 
-    async fn exchange(
-        &self,
-        consume: &Consume,
-    ) -> Result<Result<(), Failure>, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = TcpStream::connect(self.intake).await?;
-        stream.set_nodelay(true)?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let request = Request::get(&consume.probe)
-            .header(header::HOST, &consume.service)
-            .header(header::USER_AGENT, "mesh-probe")
-            .header(header::CONNECTION, "close")
-            .body(Empty::<Bytes>::new())?;
-        let exchange = async {
-            let response = sender.send_request(request).await?;
-            let (head, body) = response.into_parts();
-            // A longer answer is an answer too.
-            let body = Limited::new(body, BODY)
-                .collect()
-                .await
-                .map(Collected::to_bytes)
-                .unwrap_or_default();
-            Ok::<_, hyper::Error>((head, body))
-        };
-        let mut connection = std::pin::pin!(connection);
-        let mut exchange = std::pin::pin!(exchange);
-        let (head, body) = tokio::select! {
-            biased;
-            done = &mut exchange => done?,
-            ended = &mut connection => {
-                ended?;
-                exchange.await?
-            }
-        };
-        let headers: Vec<(&str, &str)> = head
+/// Asks through the Envoy beside.
+async fn ask_intake(intake: SocketAddr, consume: &Consume) -> Result<(), Failure> {
+    let exchange = async {
+        let stream = TcpStream::connect(intake).await?;
+        exchange(stream, &consume.service, &consume.probe).await
+    };
+    match timeout(DEADLINE, exchange).await {
+        Err(_elapsed) => classify(&Seen::Nothing),
+        Ok(Err(error)) => {
+            broke(consume, &*error);
+            classify(&Seen::NoIntake)
+        }
+        Ok(Ok(response)) => response.read(|answer| classify(&Seen::Answer(answer))),
+    }
+}
+
+fn broke(consume: &Consume, error: &(dyn std::error::Error + 'static)) {
+    tracing::debug!(region = consume.region, error, "a probe broke");
+}
+
+/// What came back, as far as it is looked at.
+struct Response {
+    head: http::response::Parts,
+    body: Bytes,
+}
+
+impl Response {
+    fn read<T>(&self, read: impl FnOnce(Answer<'_>) -> T) -> T {
+        let headers: Vec<(&str, &str)> = self
+            .head
             .headers
             .iter()
             .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
             .collect();
-        let body = String::from_utf8_lossy(&body);
-        Ok(classify(&Seen::Answer(Answer {
-            status: head.status.as_u16(),
+        read(Answer {
+            status: self.head.status.as_u16(),
             headers: &headers,
-            body: &body,
-        })))
+            body: &String::from_utf8_lossy(&self.body),
+        })
     }
+}
+
+/// One request, and its answer.
+async fn exchange(
+    stream: TcpStream,
+    host: &str,
+    path: &str,
+) -> Result<Response, Box<dyn std::error::Error + Send + Sync>> {
+    stream.set_nodelay(true)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path)
+        .header(header::HOST, host)
+        .header(header::USER_AGENT, "mesh-probe")
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let (head, body) = response.into_parts();
+        // A longer answer is an answer too.
+        let body = Limited::new(body, BODY)
+            .collect()
+            .await
+            .map(Collected::to_bytes)
+            .unwrap_or_default();
+        Ok::<_, hyper::Error>(Response { head, body })
+    };
+    let mut connection = std::pin::pin!(connection);
+    let mut exchange = std::pin::pin!(exchange);
+    let response = tokio::select! {
+        biased;
+        done = &mut exchange => done?,
+        ended = &mut connection => {
+            ended?;
+            exchange.await?
+        }
+    };
+    Ok(response)
 }
 
 /// Sooner again after the first bad ones: most of what is wrong at the start is over in a moment.

@@ -9,16 +9,20 @@ use super::*;
 use crate::testing::Mesh;
 
 fn prober(intake: SocketAddr) -> Prober {
+    of(Way::Intake(intake))
+}
+
+fn of(way: Way) -> Prober {
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     Prober {
-        intake,
+        way,
         board: Board::new(),
         metrics,
     }
 }
 
 /// Answers each connection with the next of these bytes; hands back what was asked.
-async fn server(
+pub(super) async fn server(
     answers: Vec<&'static str>,
 ) -> (
     SocketAddr,

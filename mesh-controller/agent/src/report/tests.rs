@@ -1,6 +1,13 @@
-use mesh_core::probe::{Class, Failure, State};
+use mesh_api::{
+    agent::{LedgerEntry, MeshAgentStatus, WorkloadsStatus},
+    member::Intermediate,
+};
+use mesh_core::{
+    facts::Obstacle,
+    probe::{Class, Failure, State},
+};
 
-use super::*;
+use super::{board::NAMED, *};
 use crate::testing::now;
 
 #[test]
@@ -173,4 +180,49 @@ fn what_workloads_are_given_stays_until_it_was_looked_at() {
     board.no_workloads();
     assert_eq!(shared(), None);
     assert_eq!(board.said().lists, Some(Lists::default()));
+}
+
+#[test]
+fn a_pod_that_only_probes_says_so_and_what_it_has_read() {
+    let board = Board::of_prober();
+    board.read(5);
+    let said = board.draft.borrow().replica("probe-a", "0.1.0", Vec::new());
+    assert!(said.sidecar);
+    assert_eq!(said.accepted_generation, Some(5));
+    assert!(!Board::new().said().replica("pod-a", "0.1.0", Vec::new()).sidecar);
+}
+
+/// Each is looked for where its like are: an agent takes a prober that lives for no dead agent, and forgets one that is dead.
+#[test]
+fn who_is_gone_is_told_by_the_list_of_its_like() {
+    let replica = |pod: &str, sidecar| Replica {
+        pod: pod.to_owned(),
+        sidecar,
+        ..Replica::default()
+    };
+    let replicas = [
+        replica("agent-a", false),
+        replica("agent-b", false),
+        replica("agent-c", false),
+        replica("probe-a", true),
+        replica("probe-b", true),
+    ];
+    let list = |pods: &[&str]| -> BTreeMap<String, PodSeen> {
+        let seen = PodSeen {
+            ips: std::collections::BTreeSet::new(),
+            ready: false,
+            leaving: true,
+        };
+        pods.iter().map(|pod| ((*pod).to_owned(), seen.clone())).collect()
+    };
+    let (agents, probers) = (list(&["agent-b"]), list(&["probe-a"]));
+    let gone = |alive| gone(&replicas, "agent-a", alive);
+    assert_eq!(gone([Some(&agents), Some(&probers)]), ["agent-c", "probe-b"]);
+    // Nothing is known before a list is whole.
+    assert_eq!(gone([Some(&agents), None]), ["agent-c"]);
+    assert_eq!(gone([None, Some(&probers)]), ["probe-b"]);
+    assert!(gone([None, None]).is_empty());
+    // The lists do not stand in for each other.
+    let (swapped, none) = (list(&["agent-b", "probe-a", "probe-b"]), list(&[]));
+    assert_eq!(gone([Some(&swapped), Some(&none)]), ["agent-c", "probe-a", "probe-b"]);
 }

@@ -55,7 +55,23 @@ impl OwnCluster {
         &self,
         to: watch::Sender<Seen<PodSeen>>,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let config = Config::default().labels(&format!("app={}", labels::AGENT_NAME));
+        self.follow_app(labels::AGENT_NAME, to)
+    }
+
+    /// Follows the pods that only probe.
+    pub fn follow_probers(
+        &self,
+        to: watch::Sender<Seen<PodSeen>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.follow_app(labels::PROBE_NAME, to)
+    }
+
+    fn follow_app(
+        &self,
+        app: &str,
+        to: watch::Sender<Seen<PodSeen>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let config = Config::default().labels(&format!("app={app}"));
         follow(self.pods(), config, (name, seen::pod), to)
     }
 

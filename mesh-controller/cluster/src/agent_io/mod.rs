@@ -22,6 +22,9 @@
 //! | core, with workload certificates | `secrets` | `istio-system` | `cacerts` | get, update |
 //!
 //! Server-side apply needs `create` and `patch`.
+//!
+//! A pod that only probes uses two things of these: `meshagents` (get, list, watch) and `meshagents/status` (patch), both of the one
+//! name `mesh`.
 
 mod callers;
 mod everyone;
