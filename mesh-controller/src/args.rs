@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Controller(ControllerArgs),
     /// Run in a member: issue certificates, drive the Envoy beside, probe paths, report.
     Agent(AgentArgs),
+    /// Run in a member, in a pod with a sidecar of Istio: probe regions as such pods reach them, report, and do nothing else.
+    Probe(ProbeArgs),
     /// Print the configuration that the agent's Envoy starts with.
     Bootstrap(BootstrapArgs),
     /// Print the custom resource definitions.
@@ -142,6 +144,18 @@ pub(crate) struct AgentArgs {
 }
 
 #[derive(Debug, Group)]
+pub(crate) struct ProbeArgs {
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs,
+    /// Name of this pod; its entry in the status of the `MeshAgent`.
+    #[arg(long, env = "POD_NAME")]
+    pub(crate) pod_name: String,
+    /// Kubeconfig of the own cluster; default: the service account of the pod.
+    #[arg(long, env = "MESH_KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
 pub(crate) struct BootstrapArgs {
     /// Socket on which Envoy fetches its configuration and its certificates.
     #[arg(
@@ -192,6 +206,13 @@ mod tests {
         Args::command().debug_assert();
     }
 
+    /// The controller delivers pods that are started like this.
+    #[test]
+    fn a_pod_that_probes_needs_no_more_than_its_name() {
+        let args = Args::try_parse_from(["mesh-controller", "probe", "--pod-name", "a"]).unwrap();
+        assert!(matches!(args.command, Command::Probe(args) if args.pod_name == "a"));
+    }
+
     #[test]
     fn every_flag_of_a_process_has_an_environment_variable_and_a_help() {
         for command in Args::command().get_subcommands() {
@@ -200,7 +221,7 @@ mod tests {
                 .filter(|a| !matches!(a.get_id().as_str(), "help" | "version"))
             {
                 assert!(arg.get_help().is_some(), "{}", arg.get_id());
-                if matches!(command.get_name(), "controller" | "agent") {
+                if matches!(command.get_name(), "controller" | "agent" | "probe") {
                     assert!(arg.get_env().is_some(), "{}", arg.get_id());
                 }
             }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use mesh_agent::AgentSettings;
+use mesh_agent::{AgentSettings, ProbeSettings};
 use mesh_cluster::{
     client,
     controller::{ControllerSettings, Readiness},
@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     admin::{self, Admin, Check},
-    args::{AgentArgs, BootstrapArgs, Command, ControllerArgs},
+    args::{AgentArgs, BootstrapArgs, Command, ControllerArgs, ProbeArgs},
     offline,
 };
 
@@ -37,6 +37,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Controller(args) => runtime()?.block_on(controller(args)),
         Command::Agent(args) => runtime()?.block_on(agent(args)),
+        Command::Probe(args) => runtime()?.block_on(probe(args)),
         Command::Bootstrap(args) => bootstrap(&args),
         Command::Crds(args) => offline::crds(&args),
     }
@@ -124,7 +125,35 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     };
     let readiness = mesh_agent::start(settings, &mut registry, &mut tasks).await?;
     let ready: Check = Box::new(move || readiness.check());
-    let alive = pulse(&mut tasks);
+    serve(port, ready, registry, &mut tasks);
+    tokio::select! {
+        ended = tasks.ended() => Err(ended.into()),
+        () = stop.recv() => Ok(()),
+    }
+}
+
+async fn probe(args: ProbeArgs) -> anyhow::Result<()> {
+    let mut stop = stop()?;
+    let port = admin::bind(args.admin.admin_address).await?;
+    let mut registry = registry();
+    let mut tasks = Tasks::new();
+    let settings = ProbeSettings {
+        pod: args.pod_name,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kubeconfig: args.kubeconfig,
+    };
+    let readiness = mesh_agent::probe(settings, &mut registry, &mut tasks).await?;
+    let ready: Check = Box::new(move || readiness.check());
+    serve(port, ready, registry, &mut tasks);
+    tokio::select! {
+        ended = tasks.ended() => Err(ended.into()),
+        () = stop.recv() => Ok(()),
+    }
+}
+
+/// Serves the admin port.
+fn serve(port: admin::Bound, ready: Check, registry: Registry, tasks: &mut Tasks) {
+    let alive = pulse(tasks);
     tasks.spawn(
         "admin",
         port.serve(Arc::new(Admin {
@@ -133,10 +162,6 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
             registry,
         })),
     );
-    tokio::select! {
-        ended = tasks.ended() => Err(ended.into()),
-        () = stop.recv() => Ok(()),
-    }
 }
 
 fn bootstrap(args: &BootstrapArgs) -> anyhow::Result<()> {

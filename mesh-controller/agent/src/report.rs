@@ -78,7 +78,10 @@ fn gone<'a>(
         list.is_none_or(|list| list.contains_key(&replica.pod))
     };
     let others = replicas.iter().filter(|replica| replica.pod != own);
-    others.filter(|it| !lives(it)).map(|it| it.pod.as_str()).collect()
+    others
+        .filter(|it| !lives(it))
+        .map(|it| it.pod.as_str())
+        .collect()
 }
 
 /// Writes the reports.

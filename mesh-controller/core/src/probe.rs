@@ -25,6 +25,8 @@ pub const DEADLINE_SECS: u32 = 5;
 pub const GATEWAY_HEADER: &str = "x-kof-gateway";
 /// On answers that the own Envoy gave itself: the own cluster.
 pub const INTAKE_HEADER: &str = "x-kof-intake";
+/// On answers that the sidecar of a probing pod gave itself: an `EnvoyFilter` of ours puts it there, with the three below.
+pub const SIDECAR_HEADER: &str = "x-kof-sidecar";
 /// What was refused: `path` or `host`.
 pub const REFUSED_HEADER: &str = "x-kof-refused";
 /// On answers that an Envoy gave itself: why, in its words.
@@ -153,9 +155,13 @@ impl<'a> Answer<'a> {
     /// Whether an Envoy says in its own words that it got no answer from whoever it asked.
     fn is_of_an_envoy(&self) -> bool {
         self.status >= 500
-            && ["upstream connect error", "no healthy upstream", "upstream request timeout"]
-                .iter()
-                .any(|words| self.body.starts_with(words))
+            && [
+                "upstream connect error",
+                "no healthy upstream",
+                "upstream request timeout",
+            ]
+            .iter()
+            .any(|words| self.body.starts_with(words))
     }
 
     /// Why an Envoy answered itself, in its words.
@@ -267,7 +273,7 @@ fn own_envoy(answer: &Answer<'_>) -> Result<(), Failure> {
         );
     }
     if let Some(tls) = tls {
-        return handshake(tls, &cause);
+        return handshake(tls, &cause, "it does not know this member, or not yet");
     }
     match (answer.status, flags) {
         (_, "UC") => failure(
@@ -293,8 +299,8 @@ fn own_envoy(answer: &Answer<'_>) -> Result<(), Failure> {
     }
 }
 
-/// What a handshake with the region's gateway broke at, by the words of the one who began it.
-fn handshake(tls: &str, cause: &str) -> Result<(), Failure> {
+/// What a handshake with the region's gateway broke at, by the words of the one who began it; `ended`: why the other may have ended it.
+fn handshake(tls: &str, cause: &str, ended: &str) -> Result<(), Failure> {
     let says = |words: &[&str]| words.iter().any(|word| tls.contains(word));
     // Whoever closes in the middle of the handshake, or sends an alert, is the gateway: it has no door for this
     // member's name, or does not take its certificate. All else is our own judgement of the gateway.
@@ -311,14 +317,16 @@ fn handshake(tls: &str, cause: &str) -> Result<(), Failure> {
     if theirs && !says(&["CERTIFICATE_VERIFY_FAILED"]) {
         return failure(
             Class::Identity,
-            "the region's gateway ended the handshake: it does not know this member, or not yet",
+            format!("the region's gateway ended the handshake: {ended}"),
         );
     }
     // Two generations of Envoy, in a header (underscores) or in a body.
     if says(&["SAN_matcher", "SAN matcher", "verify_SAN", "verify SAN"]) {
         return failure(
             Class::Server,
-            format!("the certificate that the region answers with is not of whom it should be: {cause}"),
+            format!(
+                "the certificate that the region answers with is not of whom it should be: {cause}"
+            ),
         );
     }
     failure(

@@ -31,7 +31,10 @@ fn only_regions_that_sidecars_go_to_are_probed() {
     };
     for sidecars in [Sidecars::Static, Sidecars::Remote] {
         assert_eq!(probed(sidecars, "region1-vmauth"), ["region1"]);
-        assert!(probed(sidecars, "region1-otlp").is_empty(), "that is not what probes ask");
+        assert!(
+            probed(sidecars, "region1-otlp").is_empty(),
+            "that is not what probes ask"
+        );
     }
     assert!(probed(Sidecars::Intake, "region1-vmauth").is_empty());
 }
@@ -50,12 +53,18 @@ async fn it_is_ready_when_it_knows_what_to_probe_and_without_an_object_it_probes
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(tell(intents, to, board.clone()));
     tx.send_replace(seen(Some(intent(Sidecars::Static, "region1-vmauth"))));
-    paths.wait_for(|paths| paths.consume.len() == 1).await.unwrap();
+    paths
+        .wait_for(|paths| paths.consume.len() == 1)
+        .await
+        .unwrap();
     assert!(ready.check().is_ok());
     let mut leaving = intent(Sidecars::Static, "region1-vmauth");
     leaving.leaving = true;
     tx.send_replace(seen(Some(leaving)));
-    paths.wait_for(|paths| paths.consume.is_empty()).await.unwrap();
+    paths
+        .wait_for(|paths| paths.consume.is_empty())
+        .await
+        .unwrap();
     tx.send_replace(seen(None));
     assert!(ready.check().is_err());
 }

@@ -20,7 +20,9 @@ const NAME_DEADLINE: Duration = Duration::from_secs(3);
 /// Asks once.
 pub(super) async fn ask(consume: &Consume) -> Result<(), Failure> {
     let Some(host) = host(consume) else {
-        return classify(&Seen::NoName("the region opens no such Service to this member"));
+        return classify(&Seen::NoName(
+            "the region opens no such Service to this member",
+        ));
     };
     let name = format!("{}.{TELEMETRY_NAMESPACE}.svc", host.service);
     let asking = async {

@@ -189,7 +189,12 @@ fn a_pod_that_only_probes_says_so_and_what_it_has_read() {
     let said = board.draft.borrow().replica("probe-a", "0.1.0", Vec::new());
     assert!(said.sidecar);
     assert_eq!(said.accepted_generation, Some(5));
-    assert!(!Board::new().said().replica("pod-a", "0.1.0", Vec::new()).sidecar);
+    assert!(
+        !Board::new()
+            .said()
+            .replica("pod-a", "0.1.0", Vec::new())
+            .sidecar
+    );
 }
 
 /// Each is looked for where its like are: an agent takes a prober that lives for no dead agent, and forgets one that is dead.
@@ -213,16 +218,24 @@ fn who_is_gone_is_told_by_the_list_of_its_like() {
             ready: false,
             leaving: true,
         };
-        pods.iter().map(|pod| ((*pod).to_owned(), seen.clone())).collect()
+        pods.iter()
+            .map(|pod| ((*pod).to_owned(), seen.clone()))
+            .collect()
     };
     let (agents, probers) = (list(&["agent-b"]), list(&["probe-a"]));
     let gone = |alive| gone(&replicas, "agent-a", alive);
-    assert_eq!(gone([Some(&agents), Some(&probers)]), ["agent-c", "probe-b"]);
+    assert_eq!(
+        gone([Some(&agents), Some(&probers)]),
+        ["agent-c", "probe-b"]
+    );
     // Nothing is known before a list is whole.
     assert_eq!(gone([Some(&agents), None]), ["agent-c"]);
     assert_eq!(gone([None, Some(&probers)]), ["probe-b"]);
     assert!(gone([None, None]).is_empty());
     // The lists do not stand in for each other.
     let (swapped, none) = (list(&["agent-b", "probe-a", "probe-b"]), list(&[]));
-    assert_eq!(gone([Some(&swapped), Some(&none)]), ["agent-c", "probe-a", "probe-b"]);
+    assert_eq!(
+        gone([Some(&swapped), Some(&none)]),
+        ["agent-c", "probe-a", "probe-b"]
+    );
 }

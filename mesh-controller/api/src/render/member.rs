@@ -134,6 +134,13 @@ pub(super) const PEER_AUTHENTICATION: ManagedKind = kind(
 pub(super) const TELEMETRY: ManagedKind =
     kind("telemetry.istio.io/v1", "Telemetry", "telemetries", true);
 
+pub(super) const ENVOY_FILTER: ManagedKind = kind(
+    "networking.istio.io/v1alpha3",
+    "EnvoyFilter",
+    "envoyfilters",
+    true,
+);
+
 /// The kind of namespaces.
 #[must_use]
 pub const fn namespace_kind() -> ManagedKind {
@@ -151,6 +158,7 @@ pub const fn prunable() -> &'static [ManagedKind] {
         AUTHORIZATION_POLICY,
         PEER_AUTHENTICATION,
         TELEMETRY,
+        ENVOY_FILTER,
         DEPLOYMENT,
         AGENT,
         ROLE_BINDING,

@@ -3,12 +3,14 @@
 use mesh_core::{
     istio::DEFAULT_REVISION,
     plan::{Delivery, IstioDelivery},
+    probe::{DETAIL_HEADER, FLAGS_HEADER, SIDECAR_HEADER, TLS_HEADER},
 };
 use serde_json::{Value, json};
 
 use super::{
     member::{
-        DEPLOYMENT, Make, MemberSettings, ROLE, ROLE_BINDING, Rendered, SERVICE_ACCOUNT, merge,
+        DEPLOYMENT, ENVOY_FILTER, Make, MemberSettings, ROLE, ROLE_BINDING, Rendered,
+        SERVICE_ACCOUNT, merge,
     },
     workload::{ADMIN_PORT, from_pod, locked_down, pull_secrets},
 };
@@ -43,6 +45,7 @@ pub(super) fn objects(
         make.object(SERVICE_ACCOUNT, Some(NAMESPACE), name, json!({})),
         make.object(ROLE, Some(NAMESPACE), name, json!({ "rules": rules })),
         make.object(ROLE_BINDING, Some(NAMESPACE), name, bound),
+        reasons(make),
         deployment(make, istio, settings),
     ]
 }
@@ -81,6 +84,39 @@ fn deployment(make: &Make<'_>, istio: &IstioDelivery, settings: &MemberSettings)
                 },
             },
         }),
+    )
+}
+
+/// Has the sidecar of this pod, and of no other, say why it answers itself, as our own Envoy does. Its words alone do not tell a
+/// refused connection from a certificate that is not trusted.
+fn reasons(make: &Make<'_>) -> Rendered {
+    let header = |name: &str, value: &str| json!({ "header": { "key": name, "value": value }, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD" });
+    let mapper = json!({
+        "filter": { "not_health_check_filter": {} },
+        "headers_to_add": [
+            header(SIDECAR_HEADER, "1"),
+            header(DETAIL_HEADER, "%RESPONSE_CODE_DETAILS%"),
+            header(FLAGS_HEADER, "%RESPONSE_FLAGS%"),
+            header(TLS_HEADER, "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+        ],
+    });
+    let manager = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "local_reply_config": { "mappers": [mapper] },
+    });
+    let filter = json!({ "name": "envoy.filters.network.http_connection_manager" });
+    make.object(
+        ENVOY_FILTER,
+        Some(NAMESPACE),
+        labels::PROBE_NAME,
+        json!({ "spec": {
+            "workloadSelector": { "labels": { "app": labels::PROBE_NAME } },
+            "configPatches": [{
+                "applyTo": "NETWORK_FILTER",
+                "match": { "context": "SIDECAR_OUTBOUND", "listener": { "filterChain": { "filter": filter } } },
+                "patch": { "operation": "MERGE", "value": { "typed_config": manager } },
+            }],
+        } }),
     )
 }
 

@@ -23,9 +23,9 @@ pub(super) fn path(member: &MemberFacts, region: &ClusterName) -> Result<PathFac
         (Some(bad), _) if bad.outcome.is_err() => Ok(said(bad, "without a sidecar")),
         (_, Some(bad)) if bad.outcome.is_err() => Ok(said(bad, "from a sidecar")),
         (None, _) => Err("no probe has reported yet"),
-        (Some(_), None) => {
-            Err("no probe from a pod with a sidecar has reported yet: see Deployment istio-system/mesh-probe")
-        }
+        (Some(_), None) => Err(
+            "no probe from a pod with a sidecar has reported yet: see Deployment istio-system/mesh-probe",
+        ),
         // It has come through on both since the later of the two.
         (Some(one), Some(other)) => Ok(if other.since > one.since { other } else { one }.clone()),
     }
@@ -44,7 +44,8 @@ fn worst<'a>(mut reports: impl Iterator<Item = &'a PathFacts>) -> Option<&'a Pat
 fn said(path: &PathFacts, way: &str) -> PathFacts {
     let outcome = path.outcome.clone();
     PathFacts {
-        outcome: outcome.map_err(|why| Obstacle::new(&why.reason, format!("{way}: {}", why.message))),
+        outcome: outcome
+            .map_err(|why| Obstacle::new(&why.reason, format!("{way}: {}", why.message))),
         since: path.since,
     }
 }

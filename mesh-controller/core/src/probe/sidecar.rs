@@ -1,11 +1,13 @@
 //! The same for a probe from a pod with a sidecar of Istio: the sidecar takes the request as it leaves the pod, and goes straight to the
 //! region's gateway.
 //!
-//! A sidecar adds no headers of ours to what it says itself, so its words are read. What comes from beyond it carries
-//! `x-envoy-upstream-service-time`, unless the mesh is set not to show that.
+//! What the sidecar says itself has headers of ours, by an `EnvoyFilter` for this pod: its own words are the same for a refused
+//! connection, a certificate that is not trusted and a name that the gateway does not know. Without the filter less can be told.
+//! What comes from beyond carries `x-envoy-upstream-service-time`, unless the mesh is set not to show that.
 
 use super::{
-    Answer, Class, Failure, GATEWAY_HEADER, INTAKE_HEADER, NOT_GRANTED, failure, handshake, plain,
+    Answer, Class, FLAGS_HEADER, Failure, GATEWAY_HEADER, INTAKE_HEADER, NOT_GRANTED,
+    SIDECAR_HEADER, TLS_HEADER, failure, handshake, plain,
 };
 
 /// What a probe saw.
@@ -30,7 +32,10 @@ pub fn classify(seen: &Seen<'_>) -> Result<(), Failure> {
     match seen {
         Seen::NoName(why) => failure(
             Class::Name,
-            format!("the name of the region's Service has no address: {}", plain(why)),
+            format!(
+                "the name of the region's Service has no address: {}",
+                plain(why)
+            ),
         ),
         Seen::NoSidecar => failure(
             Class::Sidecar,
@@ -49,6 +54,9 @@ fn read(answer: &Answer<'_>) -> Result<(), Failure> {
              region's Service",
         );
     }
+    if answer.header(SIDECAR_HEADER).is_some() {
+        return own_sidecar(answer);
+    }
     if answer.is_refused_by_policy() {
         return failure(Class::Path, NOT_GRANTED);
     }
@@ -56,22 +64,23 @@ fn read(answer: &Answer<'_>) -> Result<(), Failure> {
         return beyond(answer);
     }
     match (answer.status, answer.body.trim()) {
-        (404, "") => failure(
-            Class::Sidecar,
-            "the sidecar has no route to the region's Service",
-        ),
-        (502, "") => failure(
-            Class::Sidecar,
-            "the sidecar does not let the request out: see outboundTrafficPolicy and Sidecar objects",
-        ),
-        (503, _) => own_sidecar(answer),
-        (504, _) => failure(
-            Class::Deadline,
-            "no answer from the region's gateway in time",
-        ),
+        (404, "") => failure(Class::Sidecar, NO_ROUTE),
+        (502, "") => failure(Class::Sidecar, NOT_OUT),
+        (503, said) => by_words(said),
+        (504, _) => failure(Class::Deadline, NOT_IN_TIME),
         (_, _) => beyond(answer),
     }
 }
+
+const NO_ROUTE: &str = "the sidecar has no route to the region's Service";
+const NOT_OUT: &str =
+    "the sidecar does not let the request out: see outboundTrafficPolicy and Sidecar objects";
+const NOT_IN_TIME: &str = "no answer from the region's gateway in time";
+const NO_ADDRESS: &str = "the sidecar knows no address of the region's gateway, or none that works";
+const CLOSED: &str = "the region's gateway closed the connection after the handshake: the certificate of the sidecar is not trusted there";
+/// Istio's gateway does not tell these apart: it knows servers' names and nobody who calls.
+const ENDED: &str =
+    "it does not open the Service to anybody, or no pod with a sidecar is ready behind it";
 
 /// The own sidecar writes `server: envoy` over whatever was there; one that stands before a backend, `istio-envoy`. Our own Envoy
 /// leaves that as it is, and puts its marks on what it says itself.
@@ -104,35 +113,58 @@ fn beyond(answer: &Answer<'_>) -> Result<(), Failure> {
 
 /// Said by the own sidecar: the request did not get out, or nothing came back.
 fn own_sidecar(answer: &Answer<'_>) -> Result<(), Failure> {
-    let said = answer.body;
+    let said = answer.cause();
+    let cause = cause(&said);
+    let tls = answer.header(TLS_HEADER).unwrap_or_default();
+    if tls.contains("TLS_error") {
+        return handshake(tls, &cause, ENDED);
+    }
+    let flags = answer.header(FLAGS_HEADER).unwrap_or_default();
+    let has = |flag: &str| flags.split(',').any(|it| it == flag);
+    match answer.status {
+        _ if has("UC") => failure(Class::Identity, CLOSED),
+        _ if has("UH") => failure(Class::Name, NO_ADDRESS),
+        _ if has("UF") || has("UO") => failure(
+            Class::Connect,
+            format!("the region's gateway takes no connection: {cause}"),
+        ),
+        404 => failure(Class::Sidecar, NO_ROUTE),
+        502 => failure(Class::Sidecar, NOT_OUT),
+        504 => failure(Class::Deadline, NOT_IN_TIME),
+        status => failure(
+            Class::Sidecar,
+            format!("the sidecar answered {status}: {cause}"),
+        ),
+    }
+}
+
+/// The same without our headers. Newer Envoys do not say why a connection failed, older ones do.
+fn by_words(said: &str) -> Result<(), Failure> {
     let cause = cause(said);
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if says(&["TLS_error", "TLS error"]) {
-        return handshake(said, &cause);
+        return handshake(said, &cause, ENDED);
     }
     if says(&["no healthy upstream"]) {
-        return failure(
-            Class::Name,
-            "the sidecar knows no address of the region's gateway, or none that works",
-        );
+        return failure(Class::Name, NO_ADDRESS);
     }
     if says(&["connection termination"]) {
-        return failure(
-            Class::Identity,
-            "the region's gateway closed the connection after the handshake: it does not trust this member's certificate, or has no pod \
-             behind the name",
-        );
+        return failure(Class::Identity, CLOSED);
     }
-    if says(&["connect error:", "connection failure", "connection timeout", "overflow"]) {
+    if says(&["connect error:", "connection timeout", "overflow"]) {
         return failure(
             Class::Connect,
             format!("the region's gateway takes no connection: {cause}"),
         );
     }
-    failure(
-        Class::Sidecar,
-        format!("the sidecar answered {}: {cause}", answer.status),
-    )
+    if says(&["connection failure"]) {
+        return failure(
+            Class::Connect,
+            "the region's gateway takes no connection, or the handshake with it fails; the sidecar does not say which: is EnvoyFilter \
+             istio-system/mesh-probe there?",
+        );
+    }
+    failure(Class::Sidecar, format!("the sidecar answered 503: {cause}"))
 }
 
 /// Why an Envoy got no answer: the last part of what it says. Before it stands whether it tried again, behind it which address it
@@ -142,11 +174,10 @@ pub(super) fn cause(said: &str) -> String {
     let said = after(said, "transport failure reason: ")
         .or_else(|| after(said, "reset reason: "))
         .unwrap_or(said);
-    let said = ["|remote address:", "|remote_address:"]
-        .iter()
-        .find_map(|mark| said.split_once(mark))
-        .map_or(said, |(before, _)| before);
-    plain(said)
+    // Behind the reason an Envoy may name the address.
+    let marks = ["|remote address:", "|remote_address:"];
+    let found = marks.iter().find_map(|mark| said.split_once(mark));
+    plain(found.map_or(said, |(before, _)| before))
 }
 
 #[cfg(test)]

@@ -42,7 +42,10 @@ async fn asks_by_the_real_name_and_reads_what_a_sidecar_says() {
         request.starts_with("get /vm/select/0/prometheus/api/v1/query?query=1 http/1.1"),
         "{request}"
     );
-    assert!(request.contains("host: region1-vmauth.kof.svc:8427\r\n"), "{request}");
+    assert!(
+        request.contains("host: region1-vmauth.kof.svc:8427\r\n"),
+        "{request}"
+    );
     assert_eq!(ask().await, Err(Class::Name));
     assert_eq!(ask().await, Err(Class::Sidecar), "that was not ours");
     assert_eq!(ask().await, Err(Class::Sidecar), "broken without an answer");

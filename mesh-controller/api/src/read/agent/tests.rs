@@ -70,9 +70,7 @@ fn what_a_member_says_is_cut_to_size() {
 #[test]
 fn who_only_probes_is_told_apart() {
     let path = json!({ "region": "region1", "ready": true, "reason": "Answered", "message": "", "since": "2026-01-01T00:00:00Z" });
-    let pod = |name: String, sidecar: bool| {
-        json!({ "pod": name, "version": "1", "acceptedGeneration": 3, "sidecar": sidecar, "paths": [path] })
-    };
+    let pod = |name: String, sidecar: bool| json!({ "pod": name, "version": "1", "acceptedGeneration": 3, "sidecar": sidecar, "paths": [path] });
     let mut replicas: Vec<_> = (0..100).map(|n| pod(format!("p{n}"), true)).collect();
     replicas.push(pod("agent".to_owned(), false));
     let spec = json!({ "mesh": "m", "cluster": "c", "role": "child", "trustDomain": "t", "identity": "i", "signerGeneration": 1,

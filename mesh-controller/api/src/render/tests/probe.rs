@@ -43,7 +43,11 @@ fn of_prober(delivery: &Delivery) -> BTreeMap<String, serde_json::Value> {
     for object in objects {
         assert_eq!(object.namespace.as_deref(), Some("istio-system"));
         assert!(prunable().contains(&object.kind));
-        assert!(by_kind.insert(object.kind.kind.to_owned(), object.body).is_none());
+        assert!(
+            by_kind
+                .insert(object.kind.kind.to_owned(), object.body)
+                .is_none()
+        );
     }
     by_kind
 }
@@ -51,7 +55,14 @@ fn of_prober(delivery: &Delivery) -> BTreeMap<String, serde_json::Value> {
 #[test]
 fn it_is_there_where_sidecars_go_to_regions_by_themselves() {
     let kinds: Vec<String> = of_prober(&child("default")).into_keys().collect();
-    assert_eq!(kinds, ["Deployment", "Role", "RoleBinding", "ServiceAccount"]);
+    let all = [
+        "Deployment",
+        "EnvoyFilter",
+        "Role",
+        "RoleBinding",
+        "ServiceAccount",
+    ];
+    assert_eq!(kinds, all);
     let none = |change: fn(&mut Delivery)| {
         let mut child = child("default");
         change(&mut child);
@@ -70,7 +81,12 @@ fn it_is_there_where_sidecars_go_to_regions_by_themselves() {
         panic!("one region");
     };
     assert_eq!(region.sidecars, crate::agent::Sidecars::Static);
-    assert!(region.hosts.iter().any(|host| host.service == region.service));
+    assert!(
+        region
+            .hosts
+            .iter()
+            .any(|host| host.service == region.service)
+    );
 }
 
 #[test]
@@ -83,11 +99,16 @@ fn its_pod_is_given_a_sidecar_that_takes_what_goes_to_regions_only() {
     assert_eq!(*selector, json!({ "app": "mesh-probe" }));
     let annotations = &template["metadata"]["annotations"];
     let says = |name: &str| annotations[name].as_str().unwrap();
-    assert_eq!(says("traffic.sidecar.istio.io/excludeOutboundPorts"), "443,6443");
-    assert_eq!(says("traffic.sidecar.istio.io/excludeInboundPorts"), "15014");
+    assert_eq!(
+        says("traffic.sidecar.istio.io/excludeOutboundPorts"),
+        "443,6443"
+    );
+    assert_eq!(
+        says("traffic.sidecar.istio.io/excludeInboundPorts"),
+        "15014"
+    );
     assert_eq!(says("sidecar.istio.io/rewriteAppHTTPProbers"), "false");
-    let proxy: serde_json::Value =
-        serde_json::from_str(says("proxy.istio.io/config")).unwrap();
+    let proxy: serde_json::Value = serde_json::from_str(says("proxy.istio.io/config")).unwrap();
     assert_eq!(proxy["holdApplicationUntilProxyStarts"], true);
     let other = of_prober(&child("1-31"));
     let labels = &other["Deployment"]["spec"]["template"]["metadata"]["labels"];
@@ -96,7 +117,10 @@ fn its_pod_is_given_a_sidecar_that_takes_what_goes_to_regions_only() {
     let pod = &template["spec"];
     assert_eq!(pod["serviceAccountName"], mesh_core::istio::PROBE_ACCOUNT);
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
-    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(
+        pod["securityContext"]["seccompProfile"]["type"],
+        "RuntimeDefault"
+    );
     let container = &pod["containers"][0];
     assert_eq!(container["args"], json!(["probe"]));
     let restricted = json!({ "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": { "drop": ["ALL"] } });
@@ -112,13 +136,47 @@ fn it_may_read_one_object_and_write_its_status() {
         assert_eq!(rule["apiGroups"], json!([crate::GROUP]), "{rule}");
     }
     let verbs = |resource: &str| {
-        let rule = rules.iter().find(|rule| rule["resources"] == json!([resource]));
+        let rule = rules
+            .iter()
+            .find(|rule| rule["resources"] == json!([resource]));
         rule.unwrap()["verbs"].clone()
     };
     assert_eq!(verbs("meshagents"), json!(["get", "list", "watch"]));
     assert_eq!(verbs("meshagents/status"), json!(["get", "patch"]));
     assert_eq!(rules.len(), 2);
     let subjects = &objects["RoleBinding"]["subjects"];
-    let account = json!([{ "kind": "ServiceAccount", "name": "mesh-probe", "namespace": "istio-system" }]);
+    let account =
+        json!([{ "kind": "ServiceAccount", "name": "mesh-probe", "namespace": "istio-system" }]);
     assert_eq!(*subjects, account);
+}
+
+#[test]
+fn its_sidecar_and_no_other_says_why_it_answers_itself() {
+    let objects = of_prober(&child("default"));
+    let filter = &objects["EnvoyFilter"]["spec"];
+    let pod = &objects["Deployment"]["spec"]["template"]["metadata"]["labels"];
+    let selected = filter["workloadSelector"]["labels"].as_object().unwrap();
+    assert!(!selected.is_empty() && selected.iter().all(|(name, value)| pod[name] == *value));
+    let patch = &filter["configPatches"][0];
+    assert_eq!(patch["match"]["context"], "SIDECAR_OUTBOUND");
+    let headers =
+        patch.pointer("/patch/value/typed_config/local_reply_config/mappers/0/headers_to_add");
+    let headers: BTreeMap<&str, &str> = headers
+        .and_then(|headers| headers.as_array())
+        .unwrap()
+        .iter()
+        .map(|it| {
+            (
+                it["header"]["key"].as_str().unwrap(),
+                it["header"]["value"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("x-kof-detail", "%RESPONSE_CODE_DETAILS%"),
+        ("x-kof-flags", "%RESPONSE_FLAGS%"),
+        ("x-kof-sidecar", "1"),
+        ("x-kof-tls", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+    ];
+    assert_eq!(headers, BTreeMap::from(expected));
 }

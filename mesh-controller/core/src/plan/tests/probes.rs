@@ -47,14 +47,19 @@ fn probe(facts: &mut Facts, pod: &str, outcome: Result<(), &str>, since: i64) {
     };
     let child = facts.members.get_mut(&key("child1")).unwrap();
     let agent = child.agent.as_mut().unwrap();
-    agent.probers.insert(pod.to_owned(), [(name("region1"), path)].into());
+    agent
+        .probers
+        .insert(pod.to_owned(), [(name("region1"), path)].into());
 }
 
 fn by_envoy(facts: &mut Facts, path: Option<PathFacts>) {
     let child = facts.members.get_mut(&key("child1")).unwrap();
     let agent = child.agent.as_mut().unwrap();
     for replica in agent.replicas.values_mut() {
-        replica.paths = path.iter().map(|path| (name("region1"), path.clone())).collect();
+        replica.paths = path
+            .iter()
+            .map(|path| (name("region1"), path.clone()))
+            .collect();
     }
 }
 
@@ -66,14 +71,22 @@ fn path(facts: &Facts) -> (State, String, String, Option<Timestamp>) {
     };
     let (_, reason) = state(&planned, "child1", Kind::PathsReady);
     assert_eq!(reason, path.reason, "the condition says the same");
-    (path.state, path.reason.clone(), path.message.clone(), path.since)
+    (
+        path.state,
+        path.reason.clone(),
+        path.message.clone(),
+        path.since,
+    )
 }
 
 #[test]
 fn a_path_with_two_ways_is_as_good_as_the_worse() {
     let mut facts = fleet_of_istio();
     let (state, reason, message, since) = path(&facts);
-    assert_eq!((state, reason.as_str(), since), (State::Unknown, "NotProbed", None));
+    assert_eq!(
+        (state, reason.as_str(), since),
+        (State::Unknown, "NotProbed", None)
+    );
     assert!(message.contains("mesh-probe"), "{message}");
     // Good on both, since the later of the two: the agent's is since 2000.
     probe(&mut facts, "a", Ok(()), 3000);
@@ -85,7 +98,10 @@ fn a_path_with_two_ways_is_as_good_as_the_worse() {
     probe(&mut facts, "b", Err("PathRefused"), 1500);
     let (state, reason, message, since) = path(&facts);
     assert_eq!((state, reason.as_str()), (State::False, "PathRefused"));
-    assert_eq!((message.as_str(), since), ("from a sidecar: words", Some(at(1500))));
+    assert_eq!(
+        (message.as_str(), since),
+        ("from a sidecar: words", Some(at(1500)))
+    );
     let bad = PathFacts {
         outcome: Err(Obstacle::new("ConnectFailed", "words")),
         since: at(2500),
@@ -93,9 +109,16 @@ fn a_path_with_two_ways_is_as_good_as_the_worse() {
     by_envoy(&mut facts, Some(bad));
     let (state, reason, message, since) = path(&facts);
     assert_eq!((state, reason.as_str()), (State::False, "ConnectFailed"));
-    assert_eq!((message.as_str(), since), ("without a sidecar: words", Some(at(2500))));
+    assert_eq!(
+        (message.as_str(), since),
+        ("without a sidecar: words", Some(at(2500)))
+    );
     by_envoy(&mut facts, None);
-    assert_eq!(path(&facts).1, "PathRefused", "what is known to be bad is said");
+    assert_eq!(
+        path(&facts).1,
+        "PathRefused",
+        "what is known to be bad is said"
+    );
     probe(&mut facts, "b", Ok(()), 1500);
     assert_eq!(path(&facts).0, State::Unknown);
 }
@@ -133,11 +156,17 @@ fn only_what_sidecars_can_reach_is_probed_from_them() {
     let probed = |facts: &Facts, of: &str| {
         let plan = look(facts);
         let delivery = delivered(&plan, of);
-        delivery.probed_by_sidecars().map(ToString::to_string).collect::<Vec<_>>()
+        delivery
+            .probed_by_sidecars()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
     };
     assert_eq!(probed(&facts, "child1"), ["region1"]);
     assert!(probed(&facts, "region1").is_empty());
-    assert!(probed(&facts, "management").is_empty(), "it has no sidecars");
+    assert!(
+        probed(&facts, "management").is_empty(),
+        "it has no sidecars"
+    );
     let change = |facts: &mut Facts, cluster: &str, change: fn(&mut IstioFacts)| {
         let member = facts.members.get_mut(&key(cluster)).unwrap();
         change(member.istio.as_mut().unwrap());
@@ -146,12 +175,21 @@ fn only_what_sidecars_can_reach_is_probed_from_them() {
     assert!(probed(&facts, "child1").is_empty(), "Istio is not served");
     change(&mut facts, "child1", |seen| *seen = istio());
     change(&mut facts, "child1", |seen| seen.istiods[0].ready = false);
-    assert_eq!(probed(&facts, "child1"), ["region1"], "the pod has its sidecar");
+    assert_eq!(
+        probed(&facts, "child1"),
+        ["region1"],
+        "the pod has its sidecar"
+    );
     let child = facts.members.get_mut(&key("child1")).unwrap();
     let before = child.delivered.take();
-    assert!(probed(&facts, "child1").is_empty(), "a new pod would have none");
+    assert!(
+        probed(&facts, "child1").is_empty(),
+        "a new pod would have none"
+    );
     facts.members.get_mut(&key("child1")).unwrap().delivered = before;
-    change(&mut facts, "child1", |seen| seen.istiods[0].revision = "other".to_owned());
+    change(&mut facts, "child1", |seen| {
+        seen.istiods[0].revision = "other".to_owned()
+    });
     assert!(probed(&facts, "child1").is_empty(), "that one is not meant");
     change(&mut facts, "child1", |seen| *seen = istio());
     change(&mut facts, "region1", |seen| seen.services.clear());

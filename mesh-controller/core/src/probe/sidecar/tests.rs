@@ -47,7 +47,11 @@ fn what_the_regions_sidecar_says_in_its_stead_does_not() {
     ] {
         let why = classify(&answer(503, &beyond, body)).unwrap_err();
         assert_eq!(why.class, Class::Upstream);
-        assert!(why.message.starts_with("the region's sidecar"), "{}", why.message);
+        assert!(
+            why.message.starts_with("the region's sidecar"),
+            "{}",
+            why.message
+        );
     }
 }
 
@@ -60,18 +64,109 @@ fn an_answer_that_did_not_come_by_the_sidecar_proves_nothing() {
         (INTAKE_HEADER, "child1"),
     ] {
         let headers = [other, BEYOND];
-        assert_eq!(class(&answer(200, &headers, "")), Some(Class::Sidecar), "{other:?}");
+        assert_eq!(
+            class(&answer(200, &headers, "")),
+            Some(Class::Sidecar),
+            "{other:?}"
+        );
     }
     assert_eq!(class(&Seen::NoSidecar), Some(Class::Sidecar));
     assert_eq!(class(&Seen::Nothing), Some(Class::Deadline));
     assert_eq!(class(&Seen::NoName("no such host")), Some(Class::Name));
 }
 
-/// Envoy's words for one broken thing at a time.
+/// As seen with Istio 1.31 and Envoy 1.40, one broken thing at a time: status, body, flags, and what the transport said.
+#[test]
+fn own_sidecars_headers() {
+    const B1: &str = "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: remote connection failure";
+    let table = [
+        (
+            "nobody listens",
+            "URX,UF",
+            "delayed_connect_error:_Connection_refused",
+            Class::Connect,
+        ),
+        (
+            "no such host",
+            "URX,UF",
+            "delayed_connect_error:_No_route_to_host",
+            Class::Connect,
+        ),
+        (
+            "no TLS there",
+            "URX,UF",
+            "TLS_error:|268435703:SSL_routines:OPENSSL_internal:WRONG_VERSION_NUMBER:TLS_error_end",
+            Class::Tls,
+        ),
+        (
+            "its certificate is of another root",
+            "URX,UF",
+            "TLS_error:|268435581:SSL_routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify_cert_failed:_X509_verify_cert:_certificate_verification_error_at_depth_1:_self_signed_certificate_in_certificate_chain:TLS_error_end",
+            Class::Tls,
+        ),
+        (
+            "another answers",
+            "URX,UF",
+            "TLS_error:|268435581:SSL_routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify_cert_failed:_SAN_matcher,_certificate_SANs_are_[spiffe://mesh.kof.internal/ns/kof/sa/vmauth]:TLS_error_end",
+            Class::Server,
+        ),
+        (
+            "the gateway does not know the name, or has no pod behind it",
+            "URX,UF",
+            "TLS_error:|33554536:system_library:OPENSSL_internal:Connection_reset_by_peer:TLS_error_end",
+            Class::Identity,
+        ),
+        (
+            "it does not take our certificate",
+            "UC",
+            "-",
+            Class::Identity,
+        ),
+        ("no address", "UH", "-", Class::Name),
+        ("something else", "DC", "-", Class::Sidecar),
+    ];
+    for (name, flags, tls, expected) in table {
+        let headers = [
+            OWN,
+            (SIDECAR_HEADER, "1"),
+            (FLAGS_HEADER, flags),
+            (TLS_HEADER, tls),
+        ];
+        let why = classify(&answer(503, &headers, B1)).unwrap_err();
+        assert_eq!(why.class, expected, "{name}");
+        assert!(
+            !why.message.contains("reset reason"),
+            "{name}: {}",
+            why.message
+        );
+        let elsewhere = format!("{tls}|remote_address:192.0.2.98:15443");
+        let headers = [
+            OWN,
+            (SIDECAR_HEADER, "1"),
+            (FLAGS_HEADER, flags),
+            (TLS_HEADER, &elsewhere),
+        ];
+        let other = classify(&answer(503, &headers, B1));
+        assert!(tls == "-" || other == Err(why), "{name}: {other:?}");
+    }
+    for (status, expected) in [
+        (404, Class::Sidecar),
+        (502, Class::Sidecar),
+        (504, Class::Deadline),
+    ] {
+        let headers = [OWN, (SIDECAR_HEADER, "1")];
+        assert_eq!(
+            class(&answer(status, &headers, "x")),
+            Some(expected),
+            "{status}"
+        );
+    }
+}
+
+/// Without our headers: the words of Envoys that say more than newer ones.
 #[test]
 fn own_sidecars_words() {
-    const RETRIED: &str =
-        "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: ";
+    const RETRIED: &str = "upstream connect error or disconnect/reset before headers. retried and the latest reset reason: ";
     let table = [
         (
             "no gateway listens",
@@ -113,6 +208,11 @@ fn own_sidecars_words() {
             "another answers, in the words of older Envoys",
             "remote connection failure, transport failure reason: TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:verify SAN list:TLS_error_end",
             Class::Server,
+        ),
+        (
+            "it is not said why",
+            "remote connection failure",
+            Class::Connect,
         ),
         ("something else", "protocol error", Class::Sidecar),
     ];
