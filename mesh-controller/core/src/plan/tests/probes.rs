@@ -52,12 +52,12 @@ fn probe(facts: &mut Facts, pod: &str, outcome: Result<(), &str>, since: i64) {
         .insert(pod.to_owned(), [(name("region1"), path)].into());
 }
 
-fn by_envoy(facts: &mut Facts, path: Option<PathFacts>) {
+fn by_envoy(facts: &mut Facts, path: Option<&PathFacts>) {
     let child = facts.members.get_mut(&key("child1")).unwrap();
     let agent = child.agent.as_mut().unwrap();
     for replica in agent.replicas.values_mut() {
         replica.paths = path
-            .iter()
+            .into_iter()
             .map(|path| (name("region1"), path.clone()))
             .collect();
     }
@@ -106,7 +106,7 @@ fn a_path_with_two_ways_is_as_good_as_the_worse() {
         outcome: Err(Obstacle::new("ConnectFailed", "words")),
         since: at(2500),
     };
-    by_envoy(&mut facts, Some(bad));
+    by_envoy(&mut facts, Some(&bad));
     let (state, reason, message, since) = path(&facts);
     assert_eq!((state, reason.as_str()), (State::False, "ConnectFailed"));
     assert_eq!(
@@ -188,7 +188,7 @@ fn only_what_sidecars_can_reach_is_probed_from_them() {
     );
     facts.members.get_mut(&key("child1")).unwrap().delivered = before;
     change(&mut facts, "child1", |seen| {
-        seen.istiods[0].revision = "other".to_owned()
+        seen.istiods[0].revision = "other".to_owned();
     });
     assert!(probed(&facts, "child1").is_empty(), "that one is not meant");
     change(&mut facts, "child1", |seen| *seen = istio());
