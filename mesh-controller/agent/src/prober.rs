@@ -56,12 +56,12 @@ pub(crate) enum Way {
     Sidecar,
 }
 
-impl Way {
-    fn patience(self) -> Duration {
-        match self {
-            Self::Intake(_) => Duration::ZERO,
-            Self::Sidecar => PATIENCE,
-        }
+/// Whether a path of this age that never worked may be called broken.
+fn is_old_enough(way: Way, age: Duration) -> bool {
+    match way {
+        // Envoy has said that it has taken it.
+        Way::Intake(_) => true,
+        Way::Sidecar => age >= PATIENCE,
     }
 }
 
@@ -150,8 +150,10 @@ impl Prober {
             } else {
                 bad.saturating_add(1)
             };
-            let early = track.state().is_none() && born.elapsed() < self.way.patience();
-            if !(early && result.is_err())
+            let is_believed = result.is_ok()
+                || track.state().is_some()
+                || is_old_enough(self.way, born.elapsed());
+            if is_believed
                 && track.observe(result, Timestamp::now())
                 && let Some(state) = track.state()
             {

@@ -111,3 +111,37 @@ fn looks_sooner_again_after_the_first_bad_answers() {
         [3000, 200, 400, 800, 1600, 3000, 3000]
     );
 }
+
+#[test]
+fn a_sidecar_is_given_time_before_a_new_path_is_called_broken() {
+    let intake = Way::Intake(SocketAddr::from(([127, 0, 0, 1], 1)));
+    assert!(is_old_enough(intake, Duration::ZERO));
+    assert!(!is_old_enough(Way::Sidecar, Duration::from_secs(1)));
+    assert!(is_old_enough(Way::Sidecar, PATIENCE));
+}
+
+#[tokio::test]
+async fn a_path_from_a_sidecar_that_fails_is_counted_and_not_told_at_first() {
+    let mut consume = Mesh::new().intent().spec.consume[0].clone();
+    consume.sidecars = Sidecars::Static;
+    let prober = of(Way::Sidecar);
+    let (board, metrics) = (prober.board.clone(), prober.metrics.clone());
+    let paths = Arc::new(Paths {
+        consume: BTreeMap::from([(consume.region.clone(), consume)]),
+        accepted: 1,
+    });
+    let (_tx, rx) = watch::channel(paths);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(prober.run(rx));
+    let failed = crate::metrics::Outcome {
+        region: "region1".to_owned(),
+        result: Class::Name.as_str(),
+    };
+    let counted = async {
+        while metrics.probes.get_or_create(&failed).get() < 2 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(4), counted).await.unwrap();
+    assert_eq!(board.said(), Board::new().said(), "nothing is said yet");
+}
