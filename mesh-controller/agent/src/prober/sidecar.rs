@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use mesh_api::{TELEMETRY_NAMESPACE, agent::Consume};
+use mesh_api::{
+    TELEMETRY_NAMESPACE,
+    agent::{Consume, Host},
+};
 use mesh_core::probe::{
     Failure,
     sidecar::{Seen, classify},
@@ -24,17 +27,21 @@ pub(super) async fn ask(consume: &Consume) -> Result<(), Failure> {
             "the region opens no such Service to this member",
         ));
     };
-    let name = format!("{}.{TELEMETRY_NAMESPACE}.svc", host.service);
+    let name = name(host);
     let asking = async {
         let addresses = match resolve(&name, host.port).await {
             Ok(addresses) => addresses,
             Err(why) => return classify(&Seen::NoName(&why)),
         };
-        let authority = format!("{name}:{}", host.port);
-        ask_there(&addresses, &authority, consume).await
+        ask_there(&addresses, host, consume).await
     };
     let nothing = |_elapsed| classify(&Seen::Nothing);
     timeout(DEADLINE, asking).await.unwrap_or_else(nothing)
+}
+
+/// As pods of other namespaces write it.
+fn name(host: &Host) -> String {
+    format!("{}.{TELEMETRY_NAMESPACE}.svc", host.service)
 }
 
 /// The addresses of a name, as every program in the pod is told them.
@@ -54,12 +61,13 @@ async fn resolve(name: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
 
 async fn ask_there(
     addresses: &[SocketAddr],
-    authority: &str,
+    host: &Host,
     consume: &Consume,
 ) -> Result<(), Failure> {
+    let authority = format!("{}:{}", name(host), host.port);
     let exchange = async {
         let stream = TcpStream::connect(addresses).await?;
-        exchange(stream, authority, &consume.probe).await
+        exchange(stream, &authority, &consume.probe).await
     };
     match exchange.await {
         Err(error) => {

@@ -1,7 +1,4 @@
-use mesh_api::{
-    agent::{Host, Sidecars},
-    mesh::Protocol,
-};
+use mesh_api::{agent::Sidecars, mesh::Protocol};
 use mesh_core::probe::Class;
 
 use super::{super::tests::server, *};
@@ -32,8 +29,8 @@ async fn asks_by_the_real_name_and_reads_what_a_sidecar_says() {
     ];
     let (address, mut asks, _server) = server(answers).await;
     let ask = async || {
-        let name = "region1-vmauth.kof.svc:8427";
-        let result = ask_there(&[address], name, &consume()).await;
+        let consume = consume();
+        let result = ask_there(&[address], host(&consume).unwrap(), &consume).await;
         result.map_err(|failure| failure.class)
     };
     assert_eq!(ask().await, Ok(()));
