@@ -49,6 +49,8 @@ impl Mesh {
                 port: 15443,
             }],
             probe: "/vm/select/0/prometheus/api/v1/query?query=1".to_owned(),
+            hosts: Vec::new(),
+            sidecars: mesh_api::agent::Sidecars::Intake,
         };
         Intent {
             uid: "0001".to_owned(),
@@ -64,6 +66,8 @@ impl Mesh {
                 role: Role::Child,
                 trust_domain: "child1.mesh.test".to_owned(),
                 identity: "spiffe://child1.mesh.test/ns/istio-system/sa/mesh-gateway".to_owned(),
+                shared_identity: None,
+                data_plane: mesh_api::mesh::DataPlane::Envoy,
                 root: Root {
                     generation: 1,
                     certificate: self.root_pem.clone(),

@@ -477,7 +477,11 @@ fn through(facts: &Facts, peer: &Peer<'_>, caller: Caller) -> Through {
 }
 
 /// How a region is called through Istio's gateway, as last known.
-fn hosts(facts: &Facts, seat: &Seat, member: &MemberFacts) -> BTreeMap<String, Host> {
+pub(crate) fn hosts(
+    facts: &Facts,
+    seat: &Seat,
+    member: &MemberFacts,
+) -> BTreeMap<String, Host> {
     if seat.plane != Plane::Istio || seat.claim.role != Role::Region {
         return BTreeMap::new();
     }

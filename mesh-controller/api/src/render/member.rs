@@ -134,6 +134,17 @@ pub(super) const PEER_AUTHENTICATION: ManagedKind = kind(
 pub(super) const TELEMETRY: ManagedKind =
     kind("telemetry.istio.io/v1", "Telemetry", "telemetries", true);
 
+/// The kind of what sidecars find regions by. The agent makes them.
+#[must_use]
+pub const fn workload_entry_kind() -> ManagedKind {
+    kind(
+        "networking.istio.io/v1",
+        "WorkloadEntry",
+        "workloadentries",
+        true,
+    )
+}
+
 /// The kind of namespaces.
 #[must_use]
 pub const fn namespace_kind() -> ManagedKind {

@@ -6,10 +6,14 @@ use std::{
 use mesh_core::{
     contract::{Caller, Contract},
     facts::{Anchor, Role, RootFacts, Target},
-    plan::{Consume, Delivery, Trust},
+    istio::Plane,
+    names::SpiffeId,
+    plan::{Consume, Delivery, Through, Trust},
 };
 
 use super::*;
+
+mod istio;
 
 fn settings() -> MemberSettings {
     MemberSettings {
@@ -27,9 +31,16 @@ fn settings() -> MemberSettings {
     }
 }
 
+fn identity(cluster: &str) -> SpiffeId {
+    format!("spiffe://{cluster}.mesh.example/ns/istio-system/sa/mesh-gateway")
+        .parse()
+        .unwrap()
+}
+
 fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
     let trust = Trust {
         trust_domain: format!("{peer}.mesh.example").parse().unwrap(),
+        identity: identity(peer),
         anchors: vec![Anchor {
             generation: 1,
             certificate: format!("PEM of {peer}"),
@@ -49,7 +60,11 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
         mesh: "default".parse().unwrap(),
         cluster: cluster.parse().unwrap(),
         role,
+        plane: Plane::Envoy,
         trust_domain: format!("{cluster}.mesh.example").parse().unwrap(),
+        identity: identity(cluster),
+        shared_identity: None,
+        istio: None,
         root: RootFacts {
             generation: 1,
             certificate: "PEM of root".to_owned(),
@@ -78,6 +93,7 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
             caller: Caller::Child,
             service: format!("{peer}-vmauth"),
             targets,
+            through: Through::Envoy,
         };
         delivery.consume.insert(peer.parse().unwrap(), consume);
     }

@@ -9,6 +9,7 @@ use crate::{
     facts::{AgentFacts, Delivered, PathFacts, ReplicaFacts},
 };
 
+mod istio;
 mod seats;
 mod trust;
 
