@@ -43,6 +43,8 @@ pub struct MemberPlan {
     pub verdicts: Vec<Verdict>,
     /// The paths that begin in this member.
     pub paths: Vec<PathReport>,
+    /// Who its Envoy is, if it may be a member.
+    pub identity: Option<SpiffeId>,
     /// How it is called through Istio's gateway, as last known; to be remembered.
     pub hosts: BTreeMap<String, Host>,
     /// The generations of its intermediate. The one it signs with must be recorded before the member is told of it.
@@ -582,6 +584,7 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         action,
         verdicts,
         paths,
+        identity: Some(seat.identity.clone()),
         hosts: hosts(facts, seat, member),
         generations,
     }
@@ -642,6 +645,7 @@ fn refused(member: &MemberFacts, why: &Obstacle) -> MemberPlan {
         action: Action::Wait,
         verdicts: conditions::refused(&member.access, &member.reach, why),
         paths: Vec::new(),
+        identity: None,
         hosts: member.hosts.clone(),
         generations: kept(member),
         settled: true,
@@ -674,6 +678,7 @@ fn leaving(member: &MemberFacts) -> MemberPlan {
         verdicts: conditions::leaving(member, &action),
         action,
         paths: Vec::new(),
+        identity: None,
         hosts: member.hosts.clone(),
         generations: kept(member),
         settled: member.reach != Reach::Unknown,
