@@ -7,9 +7,10 @@
 //! | `intake` | plain HTTP, port 8427 | workloads of the member; the `Host` says which region they mean |
 //! | `gateway` | mTLS, port 15443 | other members; the SNI says who calls, the certificate proves it |
 //!
-//! and these clusters: `uplink/<region>` and `uplink/<region>/h2` (endpoints by EDS), and
+//! and these clusters: `uplink/<region>` and `uplink/<region>/h2` (endpoints by EDS; for a region
+//! whose gateway is Istio's, `uplink/<region>/<service>` for each service behind it), and
 //! `backend/<name>` and `backend/<name>/h2` (the local Service). Secrets: `default` is the leaf
-//! and key of this Envoy, `anchor/<cluster>` are the certificates under which that cluster's
+//! and key of this Envoy, `shared` those that it shows to Istio's sidecars where they are others, `anchor/<cluster>` are the certificates under which that cluster's
 //! identities are believed, and nothing else is.
 //!
 //! A caller has a filter chain of its own. When the chain goes, or anything in it changes (its
@@ -143,14 +144,38 @@ pub struct Consume {
     pub server_identity: String,
     /// Addresses of the region's gateway; none means that its name does not resolve.
     pub endpoints: Vec<SocketAddr>,
+    /// The region's gateway is Istio's, and leads to these by server name alone. Then `hosts`, `sni` and `server_identity` are not used.
+    pub istio: Option<Vec<Behind>>,
+}
+
+/// A service behind Istio's gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Its name, unique in the region.
+    pub service: String,
+    /// Names under which workloads ask for it, without port.
+    pub hosts: Vec<String>,
+    /// Server name by which Istio's gateway knows it.
+    pub sni: String,
+    /// SPIFFE IDs, exact, one of which it must prove under the region's anchor.
+    pub identities: Vec<String>,
+    /// What may be asked of it.
+    pub prefixes: Vec<String>,
+    /// It speaks HTTP/2, and is asked only what is gRPC.
+    pub grpc: bool,
 }
 
 /// The names of a region's intake: `<region>-vmauth` in namespace `kof`, short to full.
 pub fn intake_hosts(region: &str, cluster_domain: &str) -> Vec<String> {
+    service_hosts(&format!("{region}-vmauth"), cluster_domain)
+}
+
+/// The names of a Service in namespace `kof`, short to full.
+pub fn service_hosts(service: &str, cluster_domain: &str) -> Vec<String> {
     ["", ".kof", ".kof.svc"]
         .into_iter()
-        .map(|suffix| format!("{region}-vmauth{suffix}"))
-        .chain([format!("{region}-vmauth.kof.svc.{cluster_domain}")])
+        .map(|suffix| format!("{service}{suffix}"))
+        .chain([format!("{service}.kof.svc.{cluster_domain}")])
         .collect()
 }
 

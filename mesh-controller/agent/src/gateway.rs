@@ -9,15 +9,15 @@ use std::{
 };
 
 use jiff::Timestamp;
-use mesh_api::agent::{MeshAgentSpec, Trust};
+use mesh_api::agent::{Host, MeshAgentSpec, Trust};
 use mesh_ca::merge_crls;
 use mesh_cluster::tasks::Tasks;
 use mesh_dns::{Follower, Gateways, NameServer, Pace, StartError};
 use mesh_xds::{
     NodeStatus, Store,
     gateway::{
-        Admin, Allow, Backend, BootSpec, Built, Consume, GatewaySpec, Leaf as Material, Secrets,
-        Serve, build, intake_hosts,
+        Admin, Allow, Backend, Behind, BootSpec, Built, Consume, GatewaySpec, Leaf as Material,
+        Secrets, Serve, build, intake_hosts, service_hosts,
     },
     serve_uds,
 };
@@ -54,6 +54,9 @@ pub(crate) struct Gateway {
     pub(crate) socket: PathBuf,
     pub(crate) wanted: watch::Receiver<Option<Arc<Wanted>>>,
     pub(crate) leaf: watch::Receiver<Option<Arc<Leaf>>>,
+    /// For regions whose gateway is Istio's, where it is another leaf.
+    pub(crate) shared: watch::Receiver<Option<Arc<Leaf>>>,
+    pub(crate) places: watch::Sender<Option<Arc<Places>>>,
     pub(crate) paths: watch::Sender<Arc<Paths>>,
     pub(crate) accepted: watch::Sender<Accepted>,
     pub(crate) board: Board,
@@ -150,6 +153,7 @@ impl Driver {
             tokio::select! {
                 gone = self.it.wanted.changed() => if gone.is_err() { return },
                 gone = self.it.leaf.changed() => if gone.is_err() { return },
+                gone = self.it.shared.changed() => if gone.is_err() { return },
                 gone = self.gateways.changed() => if gone.is_err() { return },
                 gone = self.status.changed() => if gone.is_err() { return },
                 () = sleep(PATIENCE) => {}
@@ -173,6 +177,13 @@ impl Driver {
         });
         let places = places(&wanted.spec.consume, &gateways);
         self.it.board.unresolved(places.unresolved.clone());
+        self.it.places.send_if_modified(|known| {
+            let other = known.as_deref() != Some(&places);
+            if other {
+                *known = Some(Arc::new(places.clone()));
+            }
+            other
+        });
         for region in &wanted.spec.consume {
             let since = places
                 .stale
@@ -199,7 +210,9 @@ impl Driver {
         let now = Timestamp::now();
         let from = Same(Arc::clone(&wanted));
         let lists = self.lists.get(from, now, || lists(&wanted.spec, now));
-        let secrets = secrets(&wanted.spec, &leaf, lists.clone());
+        let shared = self.it.shared.borrow_and_update().clone();
+        let shared = if wanted.shared.is_some() { shared } else { Some(Arc::clone(&leaf)) };
+        let secrets = secrets(&wanted.spec, [Some(leaf), shared], lists.clone());
         let Built { snapshot, left_out } = build(&spec, &secrets);
         self.log.left_out = told(left_out.iter().map(ToString::to_string));
         match self.store.set(&self.it.node, snapshot) {
@@ -332,6 +345,10 @@ fn spec(wanted: &MeshAgentSpec, places: &Places, at: [SocketAddr; 2], domain: &s
         hosts: intake_hosts(&consume.region, domain),
         sni: consume.sni.clone(),
         server_identity: consume.identity.clone(),
+        istio: (!consume.hosts.is_empty()).then(|| {
+            let hosts = consume.hosts.iter();
+            hosts.map(|host| behind(host, domain)).collect()
+        }),
         endpoints: places
             .addresses
             .get(&consume.region)
@@ -349,7 +366,25 @@ fn spec(wanted: &MeshAgentSpec, places: &Places, at: [SocketAddr; 2], domain: &s
     }
 }
 
-fn secrets(wanted: &MeshAgentSpec, leaf: &Leaf, lists: BTreeMap<String, String>) -> Secrets {
+/// A service behind Istio's gateway.
+fn behind(host: &Host, domain: &str) -> Behind {
+    Behind {
+        service: host.service.clone(),
+        hosts: service_hosts(&host.service, domain),
+        sni: host.sni.clone(),
+        identities: host.identities.clone(),
+        prefixes: host.prefixes.clone(),
+        grpc: host.protocol == mesh_api::mesh::Protocol::Grpc,
+    }
+}
+
+fn secrets(
+    wanted: &MeshAgentSpec,
+    [own, shared]: [Option<Arc<Leaf>>; 2],
+    lists: BTreeMap<String, String>,
+) -> Secrets {
+    let material =
+        |leaf: Arc<Leaf>| Material::new(leaf.chain.clone(), leaf.key.pem().as_str());
     let anchors = wanted.trusts.iter().map(|trust| {
         let texts: Vec<&str> = trust
             .certificates
@@ -359,7 +394,8 @@ fn secrets(wanted: &MeshAgentSpec, leaf: &Leaf, lists: BTreeMap<String, String>)
         (trust.cluster.clone(), format!("{}\n", texts.join("\n")))
     });
     Secrets {
-        default: Some(Material::new(leaf.chain.clone(), leaf.key.pem().as_str())),
+        default: own.map(material),
+        shared: shared.map(material),
         anchors: anchors.collect(),
         lists,
     }

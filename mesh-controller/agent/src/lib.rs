@@ -67,7 +67,7 @@ use crate::{
     prober::{Paths, Prober, Way},
     report::{Board, Living, Reporter},
     roots::Roots,
-    signing::Signing,
+    signing::{Signing, Which},
     wanted::Wanted,
 };
 
@@ -210,7 +210,19 @@ pub async fn start(
         met: lists::Worked::default(),
     };
     tasks.spawn("cacerts", cacerts.run());
+    let (shared_tx, shared) = watch::channel(None);
+    let (places_tx, places) = watch::channel(None);
     let signing = Signing {
+        which: Which::Shared,
+        wanted: wanted.clone(),
+        signer: signer.clone(),
+        leaf: shared_tx,
+        board: board.clone(),
+        metrics: metrics.clone(),
+    };
+    tasks.spawn("shared leaf", signing.run());
+    let signing = Signing {
+        which: Which::Own,
         wanted: wanted.clone(),
         signer,
         leaf: leaf_tx,
@@ -225,6 +237,8 @@ pub async fn start(
         socket: settings.xds_socket,
         wanted,
         leaf: leaf.clone(),
+        shared,
+        places: places_tx,
         paths: paths_tx,
         accepted: accepted_tx,
         board: board.clone(),
@@ -244,6 +258,7 @@ pub async fn start(
         pods,
         services,
         slices,
+        places,
     };
     tasks.spawn("names", names.run());
 

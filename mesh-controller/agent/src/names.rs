@@ -5,17 +5,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
     time::Duration,
 };
 
-use mesh_cluster::agent_io::{AgentIoError, Intent, OwnCluster, PodSeen, Seen, ServiceSeen, Slice};
+use mesh_api::{
+    agent::{Consume, Host, Sidecars},
+    mesh::Protocol,
+};
+use mesh_cluster::agent_io::{
+    AgentIoError, Entry, Intent, OwnCluster, PodSeen, Seen, ServiceSeen, Slice,
+};
 use mesh_core::contract::SERVICE_PORT;
 use tokio::{sync::watch, time::timeout};
 
-use crate::{jitter, report::present};
+use crate::{jitter, places::Places, report::present};
 
-/// Name of the port in Service and slice.
-const PORT: &str = "http";
 /// How often everything is compared again when nothing happens.
 const LOOK: Duration = Duration::from_mins(1);
 
@@ -43,6 +48,69 @@ fn addresses(pods: &BTreeMap<String, PodSeen>) -> BTreeSet<IpAddr> {
     }
 }
 
+/// A Service by which a region is called.
+struct Name {
+    service: String,
+    /// Name of its port.
+    port: &'static str,
+    /// Sidecars know a shorter way.
+    hidden: bool,
+}
+
+fn port_name(host: &Host) -> &'static str {
+    match host.protocol {
+        Protocol::Http => "http",
+        Protocol::Grpc => "grpc",
+    }
+}
+
+fn services_of(intent: &Intent) -> Vec<Name> {
+    let of = |consume: &Consume| {
+        if consume.hosts.is_empty() {
+            return vec![Name {
+                service: consume.service.clone(),
+                port: "http",
+                hidden: false,
+            }];
+        }
+        let hidden = consume.sidecars != Sidecars::Intake;
+        let hosts = consume.hosts.iter().map(|host| Name {
+            service: host.service.clone(),
+            port: port_name(host),
+            hidden,
+        });
+        hosts.collect()
+    };
+    intent.spec.consume.iter().flat_map(of).collect()
+}
+
+/// Where sidecars find the regions it calls: each address of a gateway, with each account that may answer behind it.
+fn entries(intent: &Intent, places: &Places) -> BTreeMap<String, Entry> {
+    let mut entries = BTreeMap::new();
+    let straight = intent.spec.consume.iter();
+    for consume in straight.filter(|consume| consume.sidecars == Sidecars::Static) {
+        let addresses = places.addresses.get(&consume.region);
+        for (host, at) in consume.hosts.iter().flat_map(|host| {
+            let addresses = addresses.into_iter().flatten();
+            addresses.map(move |at| (host, at))
+        }) {
+            for account in &host.accounts {
+                let place = at.to_string().replace([':', '.', '[', ']'], "-");
+                let name = format!("{}-{}-{account}", host.service, place.trim_matches('-'));
+                let entry = Entry {
+                    service: host.service.clone(),
+                    address: at.ip(),
+                    port: (port_name(host).to_owned(), at.port()),
+                    account: account.clone(),
+                    marks: intent.marks.clone(),
+                };
+                entries.insert(name, entry);
+            }
+        }
+    }
+    entries
+}
+
 /// The slices of the regions it calls, for Services that are ours.
 fn wanted(
     intent: &Intent,
@@ -51,10 +119,10 @@ fn wanted(
 ) -> BTreeMap<String, Slice> {
     let addresses = addresses(pods);
     let mut slices = BTreeMap::new();
-    for consume in &intent.spec.consume {
+    for name in services_of(intent) {
         // A Service of somebody else may have that name: its endpoints are not ours to add to.
         let Some(service) = services
-            .get(&consume.service)
+            .get(&name.service)
             .filter(|service| !service.selects)
         else {
             continue;
@@ -71,19 +139,27 @@ fn wanted(
                 continue;
             }
             let slice = Slice {
-                service: consume.service.clone(),
+                service: name.service.clone(),
                 v6,
                 addresses: of_family,
-                port: (PORT.to_owned(), SERVICE_PORT),
+                port: (name.port.to_owned(), SERVICE_PORT),
+                hidden: name.hidden,
                 marks: intent.marks.clone(),
             };
-            slices.insert(
-                format!("{}-mesh-{}", consume.service, if v6 { "v6" } else { "v4" }),
-                slice,
-            );
+            // One that becomes hidden is another: istiod keeps what it saw before.
+            let kind = if name.hidden { "plain" } else { "mesh" };
+            let family = if v6 { "v6" } else { "v4" };
+            slices.insert(format!("{}-{kind}-{family}", name.service), slice);
         }
     }
     slices
+}
+
+/// Whether sidecars are to find this Service.
+fn is_called(intent: &Intent, service: &str) -> bool {
+    let straight = intent.spec.consume.iter();
+    let mut straight = straight.filter(|consume| consume.sidecars == Sidecars::Static);
+    straight.any(|consume| consume.hosts.iter().any(|host| host.service == service))
 }
 
 fn acts(wanted: &BTreeMap<String, Slice>, there: &BTreeMap<String, Slice>) -> Vec<Act> {
@@ -105,6 +181,8 @@ pub(crate) struct Names {
     pub(crate) pods: watch::Receiver<Seen<PodSeen>>,
     pub(crate) services: watch::Receiver<Seen<ServiceSeen>>,
     pub(crate) slices: watch::Receiver<Seen<Slice>>,
+    /// Where gateways are, once somebody looked.
+    pub(crate) places: watch::Receiver<Option<Arc<Places>>>,
 }
 
 impl Names {
@@ -135,6 +213,7 @@ impl Names {
                     gone = self.pods.changed() => gone,
                     gone = self.services.changed() => gone,
                     gone = self.slices.changed() => gone,
+                    gone = self.places.changed() => gone,
                 }
             };
             if let Ok(Err(_closed)) = timeout(pause, news).await {
@@ -163,6 +242,40 @@ impl Names {
                     tracing::info!(name, "deleting an endpoint slice");
                     self.cluster.delete_slice(&name).await?;
                 }
+            }
+        }
+        self.keep_entries(&intent).await
+    }
+
+    async fn keep_entries(&mut self, intent: &Intent) -> Result<(), AgentIoError> {
+        let places = self.places.borrow_and_update().clone();
+        let is_static = |consume: &Consume| consume.sidecars == Sidecars::Static;
+        let (Some(places), true) = (places, intent.spec.consume.iter().any(is_static)) else {
+            return Ok(());
+        };
+        // Istio may come later.
+        let Some(there) = self.cluster.list_entries().await? else {
+            return Ok(());
+        };
+        let wanted = entries(intent, &places);
+        for (name, entry) in &wanted {
+            if there.get(name).and_then(Option::as_ref) != Some(entry) {
+                tracing::info!(name, address = %entry.address, "applying a workload entry");
+                self.cluster.apply_entry(name, entry).await?;
+            }
+        }
+        // A region of which nothing is known now keeps what it had.
+        let known = |name: &str| {
+            let entry = there.get(name).and_then(Option::as_ref);
+            entry.is_none_or(|entry| {
+                let of_service = |other: &Entry| other.service == entry.service;
+                wanted.values().any(of_service) || !is_called(intent, &entry.service)
+            })
+        };
+        for name in there.keys().filter(|name| !wanted.contains_key(*name)) {
+            if known(name) {
+                tracing::info!(name, "deleting a workload entry");
+                self.cluster.delete_entry(name).await?;
             }
         }
         Ok(())

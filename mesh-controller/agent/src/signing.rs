@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use mesh_core::ledger::{Pair, far_ahead};
+use mesh_core::{
+    ledger::{Pair, far_ahead},
+    names::SpiffeId,
+};
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
@@ -18,8 +21,18 @@ use crate::{
 /// Longest sleep between two looks at the clock, which may be stepped.
 const LOOK: Duration = Duration::from_secs(30);
 
+/// Which leaf is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// That of the member's own gateway.
+    Own,
+    /// That which regions are shown whose gateway is Istio's, where it is another one.
+    Shared,
+}
+
 /// What the signing task needs.
 pub(crate) struct Signing {
+    pub(crate) which: Which,
     pub(crate) wanted: watch::Receiver<Option<Arc<Wanted>>>,
     pub(crate) signer: watch::Receiver<Option<Signer>>,
     pub(crate) leaf: watch::Sender<Option<Arc<Leaf>>>,
@@ -73,9 +86,13 @@ impl Signing {
             let wanted = self.wanted.borrow_and_update().clone();
             let signer = self.signer.borrow_and_update().clone();
             let mut pause = LOOK;
-            if let (Some(wanted), Some(signer)) = (wanted, signer) {
+            let identity = wanted.as_ref().and_then(|wanted| self.identity(wanted));
+            if wanted.is_some() && identity.is_none() {
+                self.leaf.send_if_modified(|leaf| leaf.take().is_some());
+            }
+            if let (Some(wanted), Some(identity), Some(signer)) = (wanted, identity, signer) {
                 let wish = Wish {
-                    identity: wanted.identity.clone(),
+                    identity,
                     life: wanted.leaf,
                     signer: signer.fingerprint().to_owned(),
                 };
@@ -121,11 +138,20 @@ impl Signing {
         }
     }
 
+    fn identity(&self, wanted: &Wanted) -> Option<SpiffeId> {
+        match self.which {
+            Which::Own => Some(wanted.identity.clone()),
+            Which::Shared => wanted.shared.clone(),
+        }
+    }
+
     fn publish(&self, leaf: Leaf) {
-        self.metrics.leaf_renewals.inc();
-        self.metrics
-            .leaf_expiry
-            .set(leaf.facts.not_after.as_second());
+        if self.which == Which::Own {
+            self.metrics.leaf_renewals.inc();
+            self.metrics
+                .leaf_expiry
+                .set(leaf.facts.not_after.as_second());
+        }
         tracing::info!(identity = %leaf.wish.identity, serial = leaf.facts.serial, until = %leaf.facts.not_after, "made a leaf");
         self.leaf.send_replace(Some(Arc::new(leaf)));
     }

@@ -23,6 +23,8 @@ pub(crate) struct Wanted {
     pub(crate) cluster: ClusterName,
     /// Who its gateway is.
     pub(crate) identity: SpiffeId,
+    /// Who its gateway is to regions whose gateway is Istio's, where that is somebody else.
+    pub(crate) shared: Option<SpiffeId>,
     /// What leaves live.
     pub(crate) leaf: SignedDuration,
     /// All of it, as written.
@@ -49,6 +51,12 @@ impl Wanted {
             mesh: spec.mesh.parse().map_err(|e| bad("mesh", &e))?,
             cluster: spec.cluster.parse().map_err(|e| bad("cluster", &e))?,
             identity: spec.identity.parse().map_err(|e| bad("identity", &e))?,
+            shared: spec
+                .shared_identity
+                .as_ref()
+                .map(|identity| identity.parse())
+                .transpose()
+                .map_err(|e| bad("sharedIdentity", &e))?,
             leaf: SignedDuration::from_secs(i64::from(spec.leaf_seconds.max(10))),
             spec: spec.clone(),
         })

@@ -8,8 +8,10 @@ mod status;
 mod workload;
 
 pub use intent::mesh_agent;
+pub use istio::is_static;
 pub use member::{
     ManagedKind, MemberSettings, Rendered, member_objects, namespace_kind, prunable,
+    workload_entry_kind,
 };
 pub use status::{
     MemberView, MeshView, WARNING, management_membership, management_source, member_status,

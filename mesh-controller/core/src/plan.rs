@@ -43,6 +43,8 @@ pub struct MemberPlan {
     pub verdicts: Vec<Verdict>,
     /// The paths that begin in this member.
     pub paths: Vec<PathReport>,
+    /// Who its Envoy is, if it may be a member.
+    pub identity: Option<SpiffeId>,
     /// How it is called through Istio's gateway, as last known; to be remembered.
     pub hosts: BTreeMap<String, Host>,
     /// The generations of its intermediate. The one it signs with must be recorded before the member is told of it.
@@ -497,7 +499,11 @@ fn through(facts: &Facts, peer: &Peer<'_>, caller: Caller) -> Through {
 }
 
 /// How a region is called through Istio's gateway, as last known.
-fn hosts(facts: &Facts, seat: &Seat, member: &MemberFacts) -> BTreeMap<String, Host> {
+pub(crate) fn hosts(
+    facts: &Facts,
+    seat: &Seat,
+    member: &MemberFacts,
+) -> BTreeMap<String, Host> {
     if seat.plane != Plane::Istio || seat.claim.role != Role::Region {
         return BTreeMap::new();
     }
@@ -609,6 +615,7 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         action,
         verdicts,
         paths,
+        identity: Some(seat.identity.clone()),
         hosts: hosts(facts, seat, member),
         generations,
     }
@@ -669,6 +676,7 @@ fn refused(member: &MemberFacts, why: &Obstacle) -> MemberPlan {
         action: Action::Wait,
         verdicts: conditions::refused(&member.access, &member.reach, why),
         paths: Vec::new(),
+        identity: None,
         hosts: member.hosts.clone(),
         generations: kept(member),
         settled: true,
@@ -701,6 +709,7 @@ fn leaving(member: &MemberFacts) -> MemberPlan {
         verdicts: conditions::leaving(member, &action),
         action,
         paths: Vec::new(),
+        identity: None,
         hosts: member.hosts.clone(),
         generations: kept(member),
         settled: member.reach != Reach::Unknown,

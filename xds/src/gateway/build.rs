@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::secrets::{anchor, leaf};
+use super::secrets::{DEFAULT, SHARED, anchor, leaf};
 use super::serve::clusters_of;
-use super::{Consume, GatewaySpec, Secrets, Serve, consume, serve};
+use super::{Behind, Consume, GatewaySpec, Secrets, Serve, consume, serve};
 use crate::model::{Kind, Resource, Snapshot};
 
 /// A snapshot, and what of the spec is not in it.
@@ -76,7 +76,12 @@ pub fn build(spec: &GatewaySpec, secrets: &Secrets) -> Built {
     if let Some(own) = &secrets.default
         && !(callers.is_empty() && regions.is_empty())
     {
-        builder.add(Kind::Sds, leaf(own));
+        builder.add(Kind::Sds, leaf(DEFAULT, own));
+    }
+    if let Some(shared) = &secrets.shared
+        && regions.iter().any(|region| region.istio.is_some())
+    {
+        builder.add(Kind::Sds, leaf(SHARED, shared));
     }
     let anchors: BTreeSet<&str> = callers
         .iter()
@@ -221,13 +226,28 @@ fn check_region(
     secrets: &Secrets,
     taken: &BTreeSet<String>,
 ) -> Result<Vec<String>, Reason> {
-    check_peer(&region.region, &region.sni, secrets)?;
-    check_identities(std::slice::from_ref(&region.server_identity))?;
-    if region.hosts.is_empty() {
+    let hosts: Vec<&String> = match &region.istio {
+        None => {
+            check_peer(&region.region, &region.sni, secrets)?;
+            check_identities(std::slice::from_ref(&region.server_identity))?;
+            region.hosts.iter().collect()
+        }
+        Some(behind) => {
+            check_peer(&region.region, &region.region, secrets)?;
+            if secrets.shared.is_none() {
+                return Err(Reason::NoLeaf);
+            }
+            for service in behind {
+                check_behind(service)?;
+            }
+            behind.iter().flat_map(|service| &service.hosts).collect()
+        }
+    };
+    if hosts.is_empty() {
         return Err(Reason::NoHost);
     }
     let mut keys = vec![region.region.clone()];
-    for host in &region.hosts {
+    for host in hosts {
         if !is_name(host) {
             return Err(Reason::BadName(host.clone()));
         }
@@ -240,6 +260,22 @@ fn check_region(
     match keys.iter().find(|key| taken.contains(*key)) {
         Some(key) => Err(Reason::Taken(key.clone())),
         None => Ok(keys),
+    }
+}
+
+fn check_behind(service: &Behind) -> Result<(), Reason> {
+    if !is_name(&service.service) {
+        return Err(Reason::BadName(service.service.clone()));
+    }
+    // Istio's names for services hold underscores.
+    let sni = &service.sni;
+    if !is_name(&sni.replace('_', "x")) {
+        return Err(Reason::BadName(sni.clone()));
+    }
+    check_identities(&service.identities)?;
+    match service.prefixes.iter().find(|prefix| !is_prefix(prefix)) {
+        Some(bad) => Err(Reason::BadPrefix(bad.clone())),
+        None => Ok(()),
     }
 }
 

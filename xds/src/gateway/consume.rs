@@ -15,6 +15,8 @@ use super::secrets::{DEFAULT, anchor_name};
 use super::{Consume, GatewaySpec, HEADER_INTAKE, HEADER_REFUSED, HEADER_TLS, tls};
 use crate::model::{Kind, Resource};
 
+mod istio;
+
 const INTAKE: &str = "intake";
 
 /// An idle uplink connection is closed from our side after this many seconds, well before the
@@ -28,28 +30,36 @@ fn uplink(region: &str, speaks: Speaks) -> String {
     }
 }
 
-/// The two clusters of a region with their endpoints.
+/// The clusters of a region with their endpoints.
 pub(super) fn uplinks(to: &Consume) -> Vec<(Kind, Resource)> {
+    if let Some(services) = &to.istio {
+        return istio::uplinks(to, services);
+    }
     [Speaks::Http1, Speaks::Http2]
         .into_iter()
         .flat_map(|speaks| {
-            let name = uplink(&to.region, speaks);
-            let addresses = to
-                .endpoints
-                .iter()
-                .map(|at| socket(&at.ip().to_string(), at.port()));
-            let assignment = endpoints(&name, addresses);
-            let refs = [
-                (Kind::Eds, name.clone()),
-                (Kind::Sds, DEFAULT.to_owned()),
-                (Kind::Sds, anchor_name(&to.region)),
-            ];
-            [
-                (Kind::Cds, resource(&name, &cluster_of(to, speaks), refs)),
-                (Kind::Eds, resource(&name, &assignment, [])),
-            ]
+            with_endpoints(to, cluster_of(to, speaks), DEFAULT)
         })
         .collect()
+}
+
+/// A cluster that leads to the addresses of a region, with them.
+fn with_endpoints(to: &Consume, cluster: Cluster, own: &str) -> [(Kind, Resource); 2] {
+    let name = cluster.name.clone();
+    let addresses = to
+        .endpoints
+        .iter()
+        .map(|at| socket(&at.ip().to_string(), at.port()));
+    let assignment = endpoints(&name, addresses);
+    let refs = [
+        (Kind::Eds, name.clone()),
+        (Kind::Sds, own.to_owned()),
+        (Kind::Sds, anchor_name(&to.region)),
+    ];
+    [
+        (Kind::Cds, resource(&name, &cluster, refs)),
+        (Kind::Eds, resource(&name, &assignment, [])),
+    ]
 }
 
 fn cluster_of(to: &Consume, speaks: Speaks) -> Cluster {
@@ -57,8 +67,21 @@ fn cluster_of(to: &Consume, speaks: Speaks) -> Cluster {
         Speaks::Http1 => "http/1.1",
         Speaks::Http2 => "h2",
     };
+    let identities = std::slice::from_ref(&to.server_identity);
+    let towards = tls::Towards {
+        region: &to.region,
+        identities,
+        sni: &to.sni,
+        alpn: &[alpn],
+        own: DEFAULT,
+    };
+    by_eds(uplink(&to.region, speaks), speaks, &towards)
+}
+
+/// A cluster with endpoints by EDS behind TLS.
+fn by_eds(name: String, speaks: Speaks, towards: &tls::Towards<'_>) -> Cluster {
     Cluster {
-        name: uplink(&to.region, speaks),
+        name,
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
             cluster::DiscoveryType::Eds.into(),
         )),
@@ -70,15 +93,17 @@ fn cluster_of(to: &Consume, speaks: Speaks) -> Cluster {
         circuit_breakers: limits(),
         upstream_connection_options: keepalive(),
         typed_extension_protocol_options: [protocol(speaks, UPLINK_IDLE)].into(),
-        transport_socket: Some(tls::towards(&to.region, &to.server_identity, &to.sni, alpn)),
+        transport_socket: Some(tls::towards(towards)),
         ..Cluster::default()
     }
 }
 
 /// The routes of the intake: by host to the region, by content type to the protocol.
 pub(super) fn routes(regions: &[&Consume]) -> Resource {
+    let own = |to: &&&Consume| to.istio.is_none();
     let mut virtual_hosts: Vec<_> = regions
         .iter()
+        .filter(own)
         .map(|to| VirtualHost {
             name: to.region.clone(),
             domains: to.hosts.clone(),
@@ -89,6 +114,7 @@ pub(super) fn routes(regions: &[&Consume]) -> Resource {
             ..VirtualHost::default()
         })
         .collect();
+    virtual_hosts.extend(regions.iter().flat_map(|to| istio::virtual_hosts(to)));
     virtual_hosts.push(VirtualHost {
         name: "unknown".to_owned(),
         domains: vec!["*".to_owned()],
@@ -99,9 +125,10 @@ pub(super) fn routes(regions: &[&Consume]) -> Resource {
         )],
         ..VirtualHost::default()
     });
-    let refs = regions.iter().flat_map(|to| {
+    let refs = regions.iter().filter(own).flat_map(|to| {
         [Speaks::Http1, Speaks::Http2].map(|speaks| (Kind::Cds, uplink(&to.region, speaks)))
     });
+    let refs = refs.chain(regions.iter().flat_map(|to| istio::clusters(to)).map(|name| (Kind::Cds, name)));
     let routes = RouteConfiguration {
         name: INTAKE.to_owned(),
         virtual_hosts,

@@ -16,6 +16,9 @@ use crate::model::Resource;
 /// Name of the secret with this Envoy's own leaf and key.
 pub(super) const DEFAULT: &str = "default";
 
+/// Name of the secret with the leaf and key that Istio's sidecars are shown.
+pub(super) const SHARED: &str = "shared";
+
 /// Name of the secret with the anchors of a cluster.
 pub(super) fn anchor_name(cluster: &str) -> String {
     format!("anchor/{cluster}")
@@ -50,6 +53,8 @@ impl fmt::Debug for Leaf {
 pub struct Secrets {
     /// Leaf and key of this Envoy. Without one nothing is served and nothing is reached.
     pub default: Option<Leaf>,
+    /// Leaf and key of this Envoy for regions whose gateway is Istio's.
+    pub shared: Option<Leaf>,
     /// Per cluster ID the certificates under which its identities are believed, PEM: one or, while
     /// it rotates, two. An intermediate is a valid anchor.
     pub anchors: Anchors,
@@ -65,14 +70,14 @@ fn inline(text: &str) -> DataSource {
     }
 }
 
-/// The secret `default`.
-pub(super) fn leaf(leaf: &Leaf) -> Resource {
+/// The secret `default` or `shared`.
+pub(super) fn leaf(name: &str, leaf: &Leaf) -> Resource {
     let certificate = TlsCertificate {
         certificate_chain: Some(inline(&leaf.chain_pem)),
         private_key: Some(inline(&leaf.key_pem)),
         ..TlsCertificate::default()
     };
-    secret(DEFAULT, secret::Type::TlsCertificate(certificate))
+    secret(name, secret::Type::TlsCertificate(certificate))
 }
 
 /// The secret `anchor/<cluster>`. The anchors are intermediates; lists are theirs, about leaves: above them nothing is looked at.

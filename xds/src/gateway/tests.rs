@@ -42,6 +42,7 @@ fn region(name: &str) -> Consume {
         hosts: intake_hosts(name, "cluster.local"),
         sni: gateway_sni("c1", name),
         server_identity: format!("spiffe://{name}.mesh/ns/istio-system/sa/mesh-gateway"),
+        istio: None,
         endpoints: vec![
             "192.0.2.1:15443".parse().unwrap(),
             "[2001:db8::1]:443".parse().unwrap(),

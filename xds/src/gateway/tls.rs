@@ -31,8 +31,8 @@ fn from_sds(name: impl Into<String>) -> SdsSecretConfig {
     }
 }
 
-/// What both sides share: who we are, whom we believe, and that they are one of `identities`.
-fn common(peer: &str, identities: &[String], alpn: &[&str]) -> CommonTlsContext {
+/// What both sides share: who we are (the secret `own`), whom we believe, and that they are one of `identities`.
+fn common(own: &str, peer: &str, identities: &[String], alpn: &[&str]) -> CommonTlsContext {
     let expected = identities.iter().map(|identity| SubjectAltNameMatcher {
         san_type: SanType::Uri.into(),
         matcher: Some(exact(identity)),
@@ -52,7 +52,7 @@ fn common(peer: &str, identities: &[String], alpn: &[&str]) -> CommonTlsContext 
             tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
             ..TlsParameters::default()
         }),
-        tls_certificate_sds_secret_configs: vec![from_sds(DEFAULT)],
+        tls_certificate_sds_secret_configs: vec![from_sds(own)],
         alpn_protocols: alpn.iter().map(ToString::to_string).collect(),
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(combined)),
         ..CommonTlsContext::default()
@@ -66,11 +66,26 @@ fn socket(config: Any) -> TransportSocket {
     }
 }
 
-/// TLS towards a region: its gateway must prove `identity` under the region's anchor.
-pub(super) fn towards(region: &str, identity: &str, sni: &str, alpn: &str) -> TransportSocket {
+/// Whom TLS leads to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Towards<'a> {
+    /// The region whose anchor counts.
+    pub(super) region: &'a str,
+    /// Who must be there: one of these.
+    pub(super) identities: &'a [String],
+    /// The server name that is asked for.
+    pub(super) sni: &'a str,
+    /// What we speak.
+    pub(super) alpn: &'a [&'a str],
+    /// The secret that we are known by.
+    pub(super) own: &'a str,
+}
+
+/// TLS towards a region: its gateway, or who stands behind it, must prove an identity under the region's anchor.
+pub(super) fn towards(to: &Towards<'_>) -> TransportSocket {
     socket(any(UpstreamTlsContext {
-        common_tls_context: Some(common(region, &[identity.to_owned()], &[alpn])),
-        sni: sni.to_owned(),
+        common_tls_context: Some(common(to.own, to.region, to.identities, to.alpn)),
+        sni: to.sni.to_owned(),
         // No resumption: each connection proves both certificates as they are now.
         max_session_keys: number(0),
         ..UpstreamTlsContext::default()
@@ -80,7 +95,7 @@ pub(super) fn towards(region: &str, identity: &str, sni: &str, alpn: &str) -> Tr
 /// TLS of a caller: it must prove one of `identities` under its own cluster's anchor.
 pub(super) fn of_caller(caller: &str, identities: &[String]) -> TransportSocket {
     socket(any(DownstreamTlsContext {
-        common_tls_context: Some(common(caller, identities, &["h2", "http/1.1"])),
+        common_tls_context: Some(common(DEFAULT, caller, identities, &["h2", "http/1.1"])),
         require_client_certificate: yes(),
         disable_stateful_session_resumption: true,
         session_ticket_keys_type: Some(

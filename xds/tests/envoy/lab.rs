@@ -389,6 +389,7 @@ pub fn consume(own: &str, gateway: SocketAddr) -> Consume {
         hosts: intake_hosts("r1", "cluster.local"),
         sni: gateway_sni(own, "r1"),
         server_identity: identity("r1"),
+        istio: None,
         endpoints: vec![gateway],
     }
 }

@@ -100,7 +100,7 @@ fn a_wish_becomes_a_configuration() {
         signer: signer.fingerprint().to_owned(),
     };
     let leaf = Leaf::make(wish, &signer, now()).unwrap();
-    let secrets = secrets(&wanted.spec, &leaf, BTreeMap::new());
+    let secrets = secrets(&wanted.spec, [Some(Arc::new(leaf)), None], BTreeMap::new());
     assert_eq!(
         secrets.anchors["region1"]
             .matches("BEGIN CERTIFICATE")

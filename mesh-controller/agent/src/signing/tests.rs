@@ -71,6 +71,7 @@ async fn no_leaf_without_the_ledger_and_renewals_from_memory() {
     let board = Board::new();
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     let task = Signing {
+        which: Which::Own,
         wanted,
         signer: signers,
         leaf: leaf_tx,

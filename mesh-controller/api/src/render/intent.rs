@@ -25,7 +25,9 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
     // A region whose certificate is not known yet cannot be verified, so it is not called yet.
     let consume = delivery.consume.iter().filter_map(|(region, consume)| {
         let trust = delivery.trusts.get(region)?;
-        Some(self::consume(delivery, region.as_str(), consume, trust))
+        // Nor is one behind which nothing is known to be open.
+        let closed = matches!(&consume.through, Through::Istio { hosts, .. } if hosts.is_empty());
+        (!closed).then(|| self::consume(delivery, region.as_str(), consume, trust))
     });
     let serve = delivery.serve.iter().filter_map(|(caller, kind)| {
         let trust = delivery.trusts.get(caller)?;

@@ -105,7 +105,8 @@ pub(super) fn names(make: &Make<'_>, delivery: &Delivery, through: &Through) -> 
 }
 
 /// Whether the sidecars of this member are told of regions by objects in it.
-pub(super) fn is_static(delivery: &Delivery) -> bool {
+#[must_use]
+pub fn is_static(delivery: &Delivery) -> bool {
     delivery.plane == Plane::Istio
         && delivery.istio.as_ref().is_some_and(|istio| istio.discovery == Discovery::Static)
 }
@@ -170,7 +171,12 @@ fn policy(make: &Make<'_>, door: &Door, entries: &Entries) -> Rendered {
         let paths: Vec<String> = prefixes.iter().flat_map(|prefix| patterns(prefix)).collect();
         let mut rule = json!({ "from": [{ "source": { "principals": principals } }], "when": when });
         if !paths.is_empty() {
-            super::member::merge(&mut rule, json!({ "to": [{ "operation": { "notPaths": paths } }] }));
+            let mut operation = json!({ "notPaths": paths });
+            // istiod warns of rules about paths that do not say where HTTP is spoken.
+            if let Some(port) = door.target.as_ref().filter(|target| target.parse::<u16>().is_ok()) {
+                super::member::merge(&mut operation, json!({ "ports": [port] }));
+            }
+            super::member::merge(&mut rule, json!({ "to": [{ "operation": operation }] }));
         }
         rules.push(rule);
     }

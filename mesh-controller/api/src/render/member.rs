@@ -141,6 +141,17 @@ pub(super) const ENVOY_FILTER: ManagedKind = kind(
     true,
 );
 
+/// The kind of what sidecars find regions by. The agent makes them.
+#[must_use]
+pub const fn workload_entry_kind() -> ManagedKind {
+    kind(
+        "networking.istio.io/v1",
+        "WorkloadEntry",
+        "workloadentries",
+        true,
+    )
+}
+
 /// The kind of namespaces.
 #[must_use]
 pub const fn namespace_kind() -> ManagedKind {

@@ -8,7 +8,6 @@ use mesh_core::{
     conditions::{State, Verdict},
     facts::{MemberFacts, Obstacle, Reach},
     istio::Plane,
-    names::SpiffeId,
     plan::MemberPlan,
     revocation::Revocation,
 };
@@ -59,8 +58,6 @@ pub struct MemberView<'a> {
     pub plan: &'a MemberPlan,
     /// What is known.
     pub facts: &'a MemberFacts,
-    /// Identity of its gateway.
-    pub identity: Option<&'a SpiffeId>,
     /// `metadata.generation` of the object.
     pub generation: Option<i64>,
 }
@@ -75,7 +72,6 @@ pub fn member_status(
     let MemberView {
         plan,
         facts,
-        identity,
         generation,
     } = view;
     let conditions = conditions(&plan.verdicts, &before.conditions, generation, now);
@@ -113,7 +109,11 @@ pub fn member_status(
             }
             Reach::Answers { .. } | Reach::Unknown | Reach::Lost(_) => None,
         }),
-        identity: identity.map(ToString::to_string),
+        identity: plan
+            .identity
+            .as_ref()
+            .map(ToString::to_string)
+            .or_else(|| before.identity.clone()),
         gateway: (!gateway.is_empty()).then(|| gateway.join(",")),
         addresses,
         hosts: plan

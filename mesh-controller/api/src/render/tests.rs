@@ -7,11 +7,13 @@ use mesh_core::{
     contract::{Caller, Contract},
     facts::{Anchor, Role, RootFacts, Target},
     istio::Plane,
+    names::SpiffeId,
     plan::{Consume, Delivery, Through, Trust},
 };
 
 use super::*;
 
+mod istio;
 mod probe;
 
 fn settings() -> MemberSettings {
@@ -30,13 +32,16 @@ fn settings() -> MemberSettings {
     }
 }
 
+fn identity(cluster: &str) -> SpiffeId {
+    format!("spiffe://{cluster}.mesh.example/ns/istio-system/sa/mesh-gateway")
+        .parse()
+        .unwrap()
+}
+
 fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
-    let domain = |cluster: &str| -> mesh_core::names::TrustDomain {
-        format!("{cluster}.mesh.example").parse().unwrap()
-    };
     let trust = Trust {
-        trust_domain: domain(peer),
-        identity: domain(peer).workload("istio-system", "mesh-gateway"),
+        trust_domain: format!("{peer}.mesh.example").parse().unwrap(),
+        identity: identity(peer),
         anchors: vec![Anchor {
             generation: 1,
             certificate: format!("PEM of {peer}"),
@@ -57,8 +62,8 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
         cluster: cluster.parse().unwrap(),
         role,
         plane: Plane::Envoy,
-        trust_domain: domain(cluster),
-        identity: domain(cluster).workload("istio-system", "mesh-gateway"),
+        trust_domain: format!("{cluster}.mesh.example").parse().unwrap(),
+        identity: identity(cluster),
         shared_identity: None,
         istio: None,
         root: RootFacts {

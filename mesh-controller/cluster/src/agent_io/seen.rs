@@ -11,7 +11,7 @@ use k8s_openapi::api::{
     core::v1::{Pod, Secret, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::ResourceExt as _;
+use kube::{ResourceExt as _, api::DynamicObject};
 use mesh_api::{
     agent::{MeshAgent, MeshAgentSpec, MeshAgentStatus, Replica},
     labels,
@@ -22,6 +22,9 @@ use zeroize::Zeroizing;
 pub(super) const SLICE_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// Label of an endpoint slice: whose it is.
 pub(super) const SLICE_SERVICE: &str = "kubernetes.io/service-name";
+/// Label of an endpoint slice that istiod does not look at (Istio's `pilot/pkg/serviceregistry/kube/controller/endpointslice.go`); kube-proxy
+/// does. It must be there from the beginning: istiod keeps what it saw before.
+pub(super) const SLICE_HIDDEN: &str = "multicluster.kubernetes.io/service-name";
 
 /// What the controller wants of this member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,7 +234,7 @@ pub(super) fn service(object: &Service) -> ServiceSeen {
     ServiceSeen {
         selects: spec
             .and_then(|s| s.selector.as_ref())
-            .is_some_and(|s| !s.is_empty()),
+            .is_some_and(|s| s.keys().any(|key| key != labels::SERVICE)),
         families: spec
             .and_then(|s| s.ip_families.clone())
             .unwrap_or_default()
@@ -251,13 +254,53 @@ pub struct Slice {
     pub addresses: BTreeSet<IpAddr>,
     /// Name and number of the port.
     pub port: (String, u16),
-    /// Its labels, the two that Kubernetes itself reads aside.
+    /// Sidecars are not led there.
+    pub hidden: bool,
+    /// Its labels, those that others read aside.
     pub marks: BTreeMap<String, String>,
+}
+
+/// A `WorkloadEntry` of ours: one address behind a Service, for sidecars.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The Service, which selects it by a label.
+    pub service: String,
+    /// Where it leads.
+    pub address: IpAddr,
+    /// Name of the Service's port, and the number of the port it leads to.
+    pub port: (String, u16),
+    /// The service account that must answer there.
+    pub account: String,
+    /// Its labels, the one that the Service selects by aside.
+    pub marks: BTreeMap<String, String>,
+}
+
+/// Nothing when an entry is not as we write them.
+pub(super) fn entry(object: &DynamicObject) -> Option<Entry> {
+    let spec = object.data.get("spec")?;
+    if spec.as_object()?.len() != 4 || spec.pointer("/labels")?.as_object()?.len() != 1 {
+        return None;
+    }
+    let text = |name: &str| Some(spec.get(name)?.as_str()?.to_owned());
+    let (port, number) = spec.get("ports")?.as_object()?.iter().next()?;
+    let labels = object.labels();
+    Some(Entry {
+        service: labels.get(labels::SERVICE)?.clone(),
+        address: text("address")?.parse().ok()?,
+        port: (port.clone(), u16::try_from(number.as_u64()?).ok()?),
+        account: text("serviceAccount")?,
+        marks: labels
+            .iter()
+            .filter(|(key, _)| *key != labels::SERVICE)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+    })
 }
 
 pub(super) fn slice(object: &EndpointSlice) -> Slice {
     let port = object.ports.iter().flatten().next();
-    let own = |key: &str| key != SLICE_MANAGED_BY && key != SLICE_SERVICE;
+    let read = [SLICE_MANAGED_BY, SLICE_SERVICE, SLICE_HIDDEN];
+    let own = |key: &str| !read.contains(&key);
     Slice {
         service: object
             .labels()
@@ -277,6 +320,7 @@ pub(super) fn slice(object: &EndpointSlice) -> Slice {
                 .and_then(|p| u16::try_from(p).ok())
                 .unwrap_or_default(),
         ),
+        hidden: object.labels().contains_key(SLICE_HIDDEN),
         marks: object
             .labels()
             .iter()

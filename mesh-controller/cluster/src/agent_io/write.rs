@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 
 use super::{
     AgentIoError, CALL_DEADLINE, OwnCluster,
-    seen::{self, Intent, Reported, SLICE_MANAGED_BY, SLICE_SERVICE, SecretSeen, Slice},
+    seen::{self, Intent, Reported, SLICE_HIDDEN, SLICE_MANAGED_BY, SLICE_SERVICE, SecretSeen, Slice},
 };
 
 /// Whether an object was made, or somebody else had made it before.
@@ -217,6 +217,9 @@ impl OwnCluster {
             labels::MANAGED_BY_US.to_owned(),
         );
         marks.insert(SLICE_SERVICE.to_owned(), slice.service.clone());
+        if slice.hidden {
+            marks.insert(SLICE_HIDDEN.to_owned(), slice.service.clone());
+        }
         let endpoints: Vec<Value> = slice
             .addresses
             .iter()

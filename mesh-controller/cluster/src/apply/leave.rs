@@ -91,6 +91,7 @@ impl Writer {
         let mut found = self.leave_each::<Secret>(NAMESPACE, &intermediate).await?;
         found += self.leave_cacerts(true).await?;
         found += self.leave_maps().await?;
+        found += self.leave_entries().await?;
         found += self.leave_each::<Lease>(NAMESPACE, &by_label).await?;
         found += self
             .leave_each::<EndpointSlice>(TELEMETRY_NAMESPACE, &by_label)
@@ -122,6 +123,19 @@ impl Writer {
     /// The first request that failed.
     pub async fn leave_workloads(&self) -> Result<u32, CallError> {
         Ok(self.leave_cacerts(false).await? + self.leave_maps().await?)
+    }
+
+    /// One pass of taking back what the agent wrote for sidecars. To be repeated until nothing is found.
+    ///
+    /// # Errors
+    ///
+    /// The first request that failed.
+    pub async fn leave_entries(&self) -> Result<u32, CallError> {
+        let mut found = 0;
+        for (id, meta) in self.ours(mesh_api::render::workload_entry_kind()).await? {
+            found += u32::from(self.delete(&id, &meta).await?);
+        }
+        Ok(found)
     }
 
     /// An istiod that finds no `cacerts` when it starts makes a root of its own, which nobody trusts. So the Secret stays as long as an istiod is

@@ -16,7 +16,7 @@ use mesh_api::{
 use mesh_core::{
     facts::{Facts, MemberFacts, MemberKey, Obstacle},
     istio::Plane,
-    names::{ClusterName, MeshName, TrustDomain},
+    names::{ClusterName, MeshName},
     plan::{Action, MemberPlan, plan},
     revocation::{Revocation, epochs},
 };
@@ -101,7 +101,6 @@ pub(crate) struct Told {
     pub(crate) object: Arc<MeshMember>,
     pub(crate) plan: MemberPlan,
     pub(crate) facts: MemberFacts,
-    pub(crate) trust_domain: TrustDomain,
     pub(crate) mesh: MeshName,
     pub(crate) withdrawn: bool,
     /// The root of its mesh is about to be opened: nothing to tell yet.
@@ -172,11 +171,7 @@ pub(crate) fn look(state: &State, constants: &Constants, now: Timestamp) -> Look
             .root
             .as_ref()
             .is_err_and(|why| why.reason == ROOT_PENDING);
-        let Facts {
-            trust_domain,
-            members,
-            ..
-        } = facts;
+        let Facts { members, .. } = facts;
         for ((key, facts), plan) in members.into_iter().zip(planned.members.into_values()) {
             let Some(object) = state.members.get(&Key::new(&key.namespace, &key.name)) else {
                 continue;
@@ -191,7 +186,6 @@ pub(crate) fn look(state: &State, constants: &Constants, now: Timestamp) -> Look
                 object: Arc::clone(object),
                 plan,
                 facts,
-                trust_domain: trust_domain.clone(),
                 mesh: mesh.clone(),
                 withdrawn,
                 pending,

@@ -172,18 +172,10 @@ fn telling(told: &Told, now: Timestamp) -> Option<Job> {
     if !told.plan.settled || told.pending {
         return None;
     }
-    let identity = told
-        .facts
-        .claim
-        .as_ref()
-        .ok()
-        .and_then(|claim| told.trust_domain.of_member(&claim.cluster).ok())
-        .map(|domain| domain.workload(mesh_api::NAMESPACE, labels::GATEWAY_NAME));
     let before = told.object.status.clone().unwrap_or_default();
     let view = MemberView {
         plan: &told.plan,
         facts: &told.facts,
-        identity: identity.as_ref(),
         generation: told.object.metadata.generation,
     };
     let status = member_status(view, &before, now);

@@ -260,7 +260,7 @@ impl View<'_> {
             );
         }
         let doors = istio::doors(&self.seat.claim.cluster, &self.facts.contract, seen);
-        let (mut open, mut first) = (Vec::new(), None);
+        let (mut open, mut bare, mut missing) = (Vec::new(), None, None);
         for door in doors.into_values() {
             match door {
                 Ok(door) if !door.accounts.is_empty() => open.push(door.service),
@@ -269,14 +269,14 @@ impl View<'_> {
                         "no pod of Service kof/{} has a sidecar ({} without): Istio's gateway leads to none of them",
                         door.backend.service, door.bare
                     );
-                    first.get_or_insert(Obstacle::new("BackendWithoutSidecar", message));
+                    bare.get_or_insert(Obstacle::new("BackendWithoutSidecar", message));
                 }
                 Err(why) => {
-                    first.get_or_insert(why);
+                    missing.get_or_insert(why);
                 }
             }
         }
-        match (open.is_empty(), first) {
+        match (open.is_empty(), bare.or(missing)) {
             (true, Some(why)) => Err(why),
             (true, None) => wait("NoBackend", "the contract has no backend"),
             (false, _) => fine("Addressed", format!("open: {}", open.join(", "))),
@@ -348,6 +348,15 @@ impl View<'_> {
                     "NoGatewayAddress",
                     format!("the gateway of region {name} has no address yet"),
                 );
+            }
+        }
+        for (name, peer) in self.regions {
+            let hosts = crate::plan::hosts(self.facts, peer.seat, peer.facts);
+            if peer.seat.plane == Plane::Istio && hosts.is_empty() {
+                let message = format!(
+                    "nothing is known to be open at the Istio gateway of region {name}; see condition GatewayReady of its MeshMember"
+                );
+                return wait("NothingOpen", message);
             }
         }
         for (pod, replica) in self.replicas() {

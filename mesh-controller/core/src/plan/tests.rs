@@ -9,6 +9,7 @@ use crate::{
     facts::{AgentFacts, Delivered, PathFacts, ReplicaFacts},
 };
 
+mod istio;
 mod probes;
 mod seats;
 mod trust;
@@ -128,6 +129,13 @@ fn carry_out(facts: &mut Facts) {
                 )
             })
             .collect();
+        let good = PathFacts {
+            outcome: Ok(()),
+            since: at(2000),
+        };
+        let by_sidecars = delivery.probed_by_sidecars();
+        let by_sidecars = by_sidecars.map(|region| (region.clone(), good.clone()));
+        let probers = BTreeMap::from([("probe".to_owned(), by_sidecars.collect())]);
         let member = facts.members.get_mut(&key).unwrap();
         let replica = ReplicaFacts {
             accepted: Some(7),
@@ -143,7 +151,7 @@ fn carry_out(facts: &mut Facts) {
             workloads_obstacle: None,
             intermediate_obstacle: None,
             replicas: BTreeMap::from([("pod".to_owned(), replica)]),
-            probers: BTreeMap::new(),
+            probers,
         });
     }
 }

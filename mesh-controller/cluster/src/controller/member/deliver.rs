@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::{Client, ResourceExt as _};
 use mesh_api::{
     labels,
-    render::{MemberSettings, member_objects, mesh_agent},
+    render::{MemberSettings, is_static, member_objects, mesh_agent},
 };
 use mesh_core::{
     conditions::NAME_TAKEN,
@@ -172,6 +172,9 @@ impl Member {
                 writer.prune(&round.done).await?;
                 if terms.workloads.is_none() {
                     writer.leave_workloads().await?;
+                }
+                if !is_static(delivery) {
+                    writer.leave_entries().await?;
                 }
                 Ok::<_, CallError>(())
             };

@@ -13,6 +13,8 @@ fn fleet_of_istio() -> Facts {
     }
     carry_out(&mut facts);
     carry_out(&mut facts);
+    let child = facts.members.get_mut(&key("child1")).unwrap();
+    child.agent.as_mut().unwrap().probers.clear();
     facts
 }
 
