@@ -211,7 +211,11 @@ impl Driver {
         let from = Same(Arc::clone(&wanted));
         let lists = self.lists.get(from, now, || lists(&wanted.spec, now));
         let shared = self.it.shared.borrow_and_update().clone();
-        let shared = if wanted.shared.is_some() { shared } else { Some(Arc::clone(&leaf)) };
+        let shared = if wanted.shared.is_some() {
+            shared
+        } else {
+            Some(Arc::clone(&leaf))
+        };
         let secrets = secrets(&wanted.spec, [Some(leaf), shared], lists.clone());
         let Built { snapshot, left_out } = build(&spec, &secrets);
         self.log.left_out = told(left_out.iter().map(ToString::to_string));
@@ -383,8 +387,7 @@ fn secrets(
     [own, shared]: [Option<Arc<Leaf>>; 2],
     lists: BTreeMap<String, String>,
 ) -> Secrets {
-    let material =
-        |leaf: Arc<Leaf>| Material::new(leaf.chain.clone(), leaf.key.pem().as_str());
+    let material = |leaf: Arc<Leaf>| Material::new(leaf.chain.clone(), leaf.key.pem().as_str());
     let anchors = wanted.trusts.iter().map(|trust| {
         let texts: Vec<&str> = trust
             .certificates

@@ -334,7 +334,8 @@ impl Writer {
             if id.kind.kind == "Namespace" && meta.deletion_timestamp.is_none() {
                 return Ok((self.visit(&id, &body, meta).await?, None));
             }
-            let shared = id.kind.kind == "CustomResourceDefinition" && meta.deletion_timestamp.is_none();
+            let shared =
+                id.kind.kind == "CustomResourceDefinition" && meta.deletion_timestamp.is_none();
             return Ok((
                 if shared {
                     Outcome::Shared

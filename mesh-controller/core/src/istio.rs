@@ -15,7 +15,9 @@ use crate::{
 };
 
 /// What carries a member's links.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum Plane {
     /// One plain Envoy per member, driven by the agent beside it.
     #[default]
@@ -233,19 +235,19 @@ fn door(region: &ClusterName, backend: &Backend, seen: &IstioFacts) -> Result<Do
 }
 
 /// Where a Service's port leads; a Service without one, or without pods to select, is none.
-fn usable<'a>(
-    name: &str,
-    backend: &Backend,
-    found: &'a ServiceFacts,
-) -> Result<&'a str, Obstacle> {
+fn usable<'a>(name: &str, backend: &Backend, found: &'a ServiceFacts) -> Result<&'a str, Obstacle> {
     if found.selector.is_empty() {
         let message = format!("Service kof/{name} selects no pods");
         return Err(Obstacle::new("BackendWithoutSelector", message));
     }
-    found.ports.get(&backend.port).map(String::as_str).ok_or_else(|| {
-        let message = format!("Service kof/{name} has no port {}", backend.port);
-        Obstacle::new("BackendWithoutPort", message)
-    })
+    found
+        .ports
+        .get(&backend.port)
+        .map(String::as_str)
+        .ok_or_else(|| {
+            let message = format!("Service kof/{name} has no port {}", backend.port);
+            Obstacle::new("BackendWithoutPort", message)
+        })
 }
 
 /// How a region is called: what is seen now, and where nothing is seen what was known before. A backend that restarts takes nothing away.
@@ -256,9 +258,13 @@ pub fn hosts(
     seen: Option<&IstioFacts>,
     before: &BTreeMap<String, Host>,
 ) -> BTreeMap<String, Host> {
-    let now = seen.map(|seen| doors(region, contract, seen)).unwrap_or_default();
+    let now = seen
+        .map(|seen| doors(region, contract, seen))
+        .unwrap_or_default();
     let known = contract.backends.iter().filter_map(|backend| {
-        let before = before.get(&backend.name).filter(|host| host.port == backend.port);
+        let before = before
+            .get(&backend.name)
+            .filter(|host| host.port == backend.port);
         let now = match now.get(&backend.name) {
             Some(Ok(door)) if !door.accounts.is_empty() => Some(Host {
                 service: door.service.clone(),
@@ -293,7 +299,11 @@ const OLDEST: (u32, u32) = (1, 25);
 ///
 /// The first thing that stands in the way, with the object it is about.
 pub fn judge<'a>(seen: &'a IstioFacts, expected: &Expected<'_>) -> Result<&'a Istiod, Obstacle> {
-    let Some(istiod) = seen.istiods.iter().find(|i| i.revision == expected.revision) else {
+    let Some(istiod) = seen
+        .istiods
+        .iter()
+        .find(|i| i.revision == expected.revision)
+    else {
         let others: Vec<&str> = seen.istiods.iter().map(|i| i.revision.as_str()).collect();
         return Err(if others.is_empty() {
             Obstacle::new(
@@ -313,7 +323,10 @@ pub fn judge<'a>(seen: &'a IstioFacts, expected: &Expected<'_>) -> Result<&'a Is
     if let Some(version) = &istiod.version
         && release(version).is_some_and(|release| release < OLDEST)
     {
-        let message = format!("{name} is Istio {version}; at least {}.{} is needed", OLDEST.0, OLDEST.1);
+        let message = format!(
+            "{name} is Istio {version}; at least {}.{} is needed",
+            OLDEST.0, OLDEST.1
+        );
         return Err(Obstacle::new("IstiodTooOld", message));
     }
     let cluster = istiod.cluster.as_deref().unwrap_or("Kubernetes");
@@ -333,7 +346,10 @@ pub fn judge<'a>(seen: &'a IstioFacts, expected: &Expected<'_>) -> Result<&'a Is
         return Err(Obstacle::new("IstiodTrustDomain", message));
     }
     if !istiod.ready {
-        return Err(Obstacle::new("IstiodNotReady", format!("{name} has no ready pod")));
+        return Err(Obstacle::new(
+            "IstiodNotReady",
+            format!("{name} has no ready pod"),
+        ));
     }
     let wanted = network(expected.cluster);
     if let Some(other) = seen.network.as_ref().filter(|seen| **seen != wanted) {
@@ -349,7 +365,11 @@ pub fn judge<'a>(seen: &'a IstioFacts, expected: &Expected<'_>) -> Result<&'a Is
 fn release(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.trim_start_matches('v').split('.');
     let major = parts.next()?.parse().ok()?;
-    let digits: String = parts.next()?.chars().take_while(char::is_ascii_digit).collect();
+    let digits: String = parts
+        .next()?
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
     Some((major, digits.parse().ok()?))
 }
 
@@ -386,11 +406,17 @@ pub fn entries(
     let mut entries = Entries::new();
     let prefixes = |caller: Caller| -> BTreeSet<String> {
         let granted = contract.granted(caller);
-        granted.filter(|grant| grant.backend == backend).map(|grant| grant.prefix.clone()).collect()
+        granted
+            .filter(|grant| grant.backend == backend)
+            .map(|grant| grant.prefix.clone())
+            .collect()
     };
     let mut open = |account: String, caller: Caller| {
         let principal = format!("{domain}/ns/{account}");
-        entries.entry(principal).or_default().extend(prefixes(caller));
+        entries
+            .entry(principal)
+            .or_default()
+            .extend(prefixes(caller));
     };
     let of_sidecars = |caller: Caller| {
         let accounts = rules.accounts.get(&caller).into_iter().flatten();
@@ -399,7 +425,10 @@ pub fn entries(
     // Regions of kof 1.5 and 1.6 write to themselves by the same names.
     of_sidecars(Caller::Child).for_each(|account| open(account, Caller::Child));
     for guest in guests {
-        open(format!("istio-system/sa/{}", gateway_account(guest.cluster)), guest.caller);
+        open(
+            format!("istio-system/sa/{}", gateway_account(guest.cluster)),
+            guest.caller,
+        );
         if guest.plane == Plane::Istio {
             of_sidecars(guest.caller).for_each(|account| open(account, guest.caller));
             open(format!("istio-system/sa/{PROBE_ACCOUNT}"), guest.caller);

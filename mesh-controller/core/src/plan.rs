@@ -453,7 +453,9 @@ fn delivery(
         }
     }
     let shares = seat.plane == Plane::Envoy
-        && consume.values().any(|c| matches!(c.through, Through::Istio { .. }));
+        && consume
+            .values()
+            .any(|c| matches!(c.through, Through::Istio { .. }));
     Delivery {
         mesh: facts.mesh.clone(),
         cluster: seat.claim.cluster.clone(),
@@ -499,16 +501,17 @@ fn through(facts: &Facts, peer: &Peer<'_>, caller: Caller) -> Through {
 }
 
 /// How a region is called through Istio's gateway, as last known.
-pub(crate) fn hosts(
-    facts: &Facts,
-    seat: &Seat,
-    member: &MemberFacts,
-) -> BTreeMap<String, Host> {
+pub(crate) fn hosts(facts: &Facts, seat: &Seat, member: &MemberFacts) -> BTreeMap<String, Host> {
     if seat.plane != Plane::Istio || seat.claim.role != Role::Region {
         return BTreeMap::new();
     }
     let cluster = &seat.claim.cluster;
-    istio::hosts(cluster, &facts.contract, member.istio.as_ref(), &member.hosts)
+    istio::hosts(
+        cluster,
+        &facts.contract,
+        member.istio.as_ref(),
+        &member.hosts,
+    )
 }
 
 /// What is to be there of Istio.
@@ -564,7 +567,10 @@ fn injects(seen: &IstioFacts, revision: &str, member: &MemberFacts) -> bool {
         let delivered = member.delivered.as_ref()?;
         Some(delivered.delivery.istio.as_ref()?.injects)
     };
-    let mut meant = seen.istiods.iter().filter(|istiod| istiod.revision == revision);
+    let mut meant = seen
+        .istiods
+        .iter()
+        .filter(|istiod| istiod.revision == revision);
     meant.any(|istiod| istiod.ready || before() == Some(true))
 }
 
@@ -588,13 +594,12 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
     let signs = member.signs.max(1);
     // What nobody has looked at may not be planned away.
     let looked = seat.plane == Plane::Envoy || member.istio.is_some();
-    let action =
-        match (&facts.root, &member.access, &member.reach) {
-            (Ok(root), Access::Found, Reach::Answers { .. }) if looked => Action::Deliver(Box::new(
-                delivery(facts, admitted, (seat, member, root), (signs, &generations)),
-            )),
-            (_, _, _) => Action::Wait,
-        };
+    let action = match (&facts.root, &member.access, &member.reach) {
+        (Ok(root), Access::Found, Reach::Answers { .. }) if looked => Action::Deliver(Box::new(
+            delivery(facts, admitted, (seat, member, root), (signs, &generations)),
+        )),
+        (_, _, _) => Action::Wait,
+    };
     let regions: BTreeMap<ClusterName, Peer<'_>> = peers(facts, admitted)
         .filter(|peer| calls(&seat.claim, &peer.seat.claim).is_some())
         .map(|peer| (peer.seat.claim.cluster.clone(), peer))
@@ -666,7 +671,8 @@ fn settled(member: &MemberFacts, action: &Action, looked: bool) -> bool {
         (Access::Refused(_), _) | (_, Reach::Lost(_)) => true,
         (Access::Found, Reach::Answers { .. }) => {
             looked && *action == Action::Wait
-                || member.delivered.is_some() || !member.hindrances.is_empty()
+                || member.delivered.is_some()
+                || !member.hindrances.is_empty()
         }
     }
 }

@@ -37,9 +37,7 @@ pub(super) fn uplinks(to: &Consume) -> Vec<(Kind, Resource)> {
     }
     [Speaks::Http1, Speaks::Http2]
         .into_iter()
-        .flat_map(|speaks| {
-            with_endpoints(to, cluster_of(to, speaks), DEFAULT)
-        })
+        .flat_map(|speaks| with_endpoints(to, cluster_of(to, speaks), DEFAULT))
         .collect()
 }
 
@@ -128,7 +126,12 @@ pub(super) fn routes(regions: &[&Consume]) -> Resource {
     let refs = regions.iter().filter(own).flat_map(|to| {
         [Speaks::Http1, Speaks::Http2].map(|speaks| (Kind::Cds, uplink(&to.region, speaks)))
     });
-    let refs = refs.chain(regions.iter().flat_map(|to| istio::clusters(to)).map(|name| (Kind::Cds, name)));
+    let refs = refs.chain(
+        regions
+            .iter()
+            .flat_map(|to| istio::clusters(to))
+            .map(|name| (Kind::Cds, name)),
+    );
     let routes = RouteConfiguration {
         name: INTAKE.to_owned(),
         virtual_hosts,

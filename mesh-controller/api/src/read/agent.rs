@@ -217,7 +217,9 @@ pub fn remembered_hosts(status: &MeshMemberStatus) -> BTreeMap<String, Host> {
         accounts: host.accounts.iter().cloned().collect(),
     };
     let hosts = status.hosts.iter().take(HOSTS_MAX);
-    hosts.map(|known| (known.backend.clone(), host(known))).collect()
+    hosts
+        .map(|known| (known.backend.clone(), host(known)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -43,9 +43,18 @@ pub struct IstioObjects<'a> {
 #[must_use]
 pub fn istio(objects: &IstioObjects<'_>) -> IstioFacts {
     let label = |namespace: &Namespace| namespace.metadata.labels.as_ref()?.get(NETWORK).cloned();
-    let named = |service: &Service| Some((service.metadata.name.clone()?, self::service(service, &objects.pods)));
+    let named = |service: &Service| {
+        Some((
+            service.metadata.name.clone()?,
+            self::service(service, &objects.pods),
+        ))
+    };
     IstioFacts {
-        istiods: objects.istiods.iter().map(|it| istiod(it, &objects.configs)).collect(),
+        istiods: objects
+            .istiods
+            .iter()
+            .map(|it| istiod(it, &objects.configs))
+            .collect(),
         network: objects.namespace.and_then(label),
         gateways: objects
             .gateways
@@ -53,7 +62,12 @@ pub fn istio(objects: &IstioObjects<'_>) -> IstioFacts {
             .filter(|gateway| !is_ours(gateway))
             .filter_map(|gateway| gateway.metadata.name.clone())
             .collect(),
-        services: objects.services.iter().filter_map(|it| named(it)).take(MOST).collect(),
+        services: objects
+            .services
+            .iter()
+            .filter_map(|it| named(it))
+            .take(MOST)
+            .collect(),
     }
 }
 
@@ -61,46 +75,84 @@ pub fn istio(objects: &IstioObjects<'_>) -> IstioFacts {
 #[must_use]
 pub fn is_ours(service: &Service) -> bool {
     let labels = service.metadata.labels.as_ref();
-    labels.and_then(|all| all.get(labels::MANAGED_BY)).is_some_and(|by| by == labels::MANAGED_BY_US)
+    labels
+        .and_then(|all| all.get(labels::MANAGED_BY))
+        .is_some_and(|by| by == labels::MANAGED_BY_US)
 }
 
 fn istiod(deployment: &Deployment, configs: &BTreeMap<&str, &ConfigMap>) -> Istiod {
     let meta = &deployment.metadata;
-    let label = |name: &str| meta.labels.as_ref().and_then(|labels| labels.get(name)).cloned();
-    let pod = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let label = |name: &str| {
+        meta.labels
+            .as_ref()
+            .and_then(|labels| labels.get(name))
+            .cloned()
+    };
+    let pod = deployment
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.template.spec.as_ref());
     let containers = pod.map(|pod| pod.containers.as_slice()).unwrap_or_default();
-    let discovery = containers.iter().find(|c| c.name == "discovery").or_else(|| containers.first());
+    let discovery = containers
+        .iter()
+        .find(|c| c.name == "discovery")
+        .or_else(|| containers.first());
     let env = discovery.and_then(|c| c.env.as_deref()).unwrap_or_default();
     let value = |name: &str| {
         let found = env.iter().find(|e: &&EnvVar| e.name == name)?;
         found.value.clone().filter(|value| !value.is_empty())
     };
-    let revision = value("REVISION").or_else(|| label(REVISION)).unwrap_or_else(|| DEFAULT_REVISION.to_owned());
-    let config = if revision == DEFAULT_REVISION { "istio".to_owned() } else { format!("istio-{revision}") };
-    let tag = discovery.and_then(|c| c.image.as_deref()?.rsplit_once(':')).map(|(_, tag)| tag.to_owned());
-    let is_version = |text: &String| text.trim_start_matches('v').starts_with(|c: char| c.is_ascii_digit());
+    let revision = value("REVISION")
+        .or_else(|| label(REVISION))
+        .unwrap_or_else(|| DEFAULT_REVISION.to_owned());
+    let config = if revision == DEFAULT_REVISION {
+        "istio".to_owned()
+    } else {
+        format!("istio-{revision}")
+    };
+    let tag = discovery
+        .and_then(|c| c.image.as_deref()?.rsplit_once(':'))
+        .map(|(_, tag)| tag.to_owned());
+    let is_version = |text: &String| {
+        text.trim_start_matches('v')
+            .starts_with(|c: char| c.is_ascii_digit())
+    };
     Istiod {
         name: meta.name.clone().unwrap_or_default(),
-        version: label("app.kubernetes.io/version").or(tag).filter(is_version),
+        version: label("app.kubernetes.io/version")
+            .or(tag)
+            .filter(is_version),
         cluster: value("CLUSTER_ID"),
-        trust_domain: configs.get(config.as_str()).and_then(|map| trust_domain(map)),
+        trust_domain: configs
+            .get(config.as_str())
+            .and_then(|map| trust_domain(map)),
         revision,
-        ready: deployment.status.as_ref().and_then(|s| s.ready_replicas).is_some_and(|n| n > 0),
+        ready: deployment
+            .status
+            .as_ref()
+            .and_then(|s| s.ready_replicas)
+            .is_some_and(|n| n > 0),
     }
 }
 
 /// The trust domain in a mesh configuration, which is YAML; the one line is found without reading all of it.
 fn trust_domain(map: &ConfigMap) -> Option<String> {
     let text = map.data.as_ref()?.get("mesh")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("trustDomain:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("trustDomain:"))?;
     let value = line.split(" #").next()?.trim().trim_matches(['"', '\'']);
     (!value.is_empty()).then(|| value.to_owned())
 }
 
 fn service(service: &Service, pods: &[&Pod]) -> ServiceFacts {
     let spec = service.spec.as_ref();
-    let selector = spec.and_then(|spec| spec.selector.clone()).unwrap_or_default();
-    let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+    let selector = spec
+        .and_then(|spec| spec.selector.clone())
+        .unwrap_or_default();
+    let ports = spec
+        .and_then(|spec| spec.ports.as_deref())
+        .unwrap_or_default();
     let mut facts = ServiceFacts {
         ours: is_ours(service),
         ports: ports
@@ -122,15 +174,27 @@ fn service(service: &Service, pods: &[&Pod]) -> ServiceFacts {
     if facts.selector.is_empty() {
         return facts;
     }
-    for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+    for pod in pods
+        .iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+    {
         let empty = BTreeMap::new();
         let labels = pod.metadata.labels.as_ref().unwrap_or(&empty);
-        if !facts.selector.iter().all(|(key, value)| labels.get(key) == Some(value)) {
+        if !facts
+            .selector
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+        {
             continue;
         }
-        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+        let account = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.service_account_name.clone());
         if labels.get(TLS_MODE).is_some_and(|mode| mode == "istio") && facts.accounts.len() < MOST {
-            facts.accounts.insert(account.unwrap_or_else(|| "default".to_owned()));
+            facts
+                .accounts
+                .insert(account.unwrap_or_else(|| "default".to_owned()));
         } else {
             facts.bare += 1;
         }

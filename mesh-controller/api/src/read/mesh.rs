@@ -245,7 +245,10 @@ fn istio(wished: &api::IstioOptions, refuse: Refuse<'_>) -> Result<IstioRules, O
         },
         tracing: wished.tracing_provider.clone(),
         accounts: [
-            (Caller::Child, accounts("spec.istio.callers.child", &callers.child)?),
+            (
+                Caller::Child,
+                accounts("spec.istio.callers.child", &callers.child)?,
+            ),
             (
                 Caller::Management,
                 accounts("spec.istio.callers.management", &callers.management)?,
@@ -259,9 +262,12 @@ fn istio(wished: &api::IstioOptions, refuse: Refuse<'_>) -> Result<IstioRules, O
 fn is_account(text: &str) -> bool {
     let label = |text: &str| {
         !text.is_empty()
-            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'))
+            && text
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'))
     };
-    text.split_once('/').is_some_and(|(namespace, name)| label(namespace) && (name == "*" || label(name)))
+    text.split_once('/')
+        .is_some_and(|(namespace, name)| label(namespace) && (name == "*" || label(name)))
 }
 
 fn contract(contract: &api::Contract) -> Contract {

@@ -110,7 +110,10 @@ fn consume(delivery: &Delivery, region: &str, consume: &Consume, trust: &Trust) 
     let (probe, backend) = probe.unwrap_or_else(|| ("/".to_owned(), String::new()));
     let hosts = match &consume.through {
         Through::Envoy => Vec::new(),
-        Through::Istio { hosts, trust_domain } => hosts
+        Through::Istio {
+            hosts,
+            trust_domain,
+        } => hosts
             .values()
             .map(|(host, prefixes)| self::host(host, prefixes, trust_domain))
             .collect(),

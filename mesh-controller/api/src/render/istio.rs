@@ -10,8 +10,8 @@ use mesh_core::{
 use serde_json::{Value, json};
 
 use super::member::{
-    AUTHORIZATION_POLICY, GATEWAY, GATEWAY_API, Make, NAMESPACE_KIND, PEER_AUTHENTICATION, Rendered,
-    SERVICE, TELEMETRY,
+    AUTHORIZATION_POLICY, GATEWAY, GATEWAY_API, Make, NAMESPACE_KIND, PEER_AUTHENTICATION,
+    Rendered, SERVICE, TELEMETRY,
 };
 use crate::{NAMESPACE, TELEMETRY_NAMESPACE, labels};
 
@@ -56,7 +56,12 @@ pub(super) fn objects(make: &Make<'_>, istio: &IstioDelivery) -> Vec<Rendered> {
     objects.push(strict(make));
     objects.extend(istio.tracing.iter().map(|provider| tracing(make, provider)));
     // Who may come in is said before anybody can.
-    objects.extend(istio.doors.iter().map(|(door, entries)| policy(make, door, entries)));
+    objects.extend(
+        istio
+            .doors
+            .iter()
+            .map(|(door, entries)| policy(make, door, entries)),
+    );
     if !istio.doors.is_empty() {
         objects.push(match istio.flavour {
             Flavour::Classic => gateway(make, istio),
@@ -69,11 +74,18 @@ pub(super) fn objects(make: &Make<'_>, istio: &IstioDelivery) -> Vec<Rendered> {
 /// The Service by which a region is called, there.
 fn alias(make: &Make<'_>, door: &Door) -> Option<Rendered> {
     let target = door.target.as_ref()?;
-    let target: Value = target.parse::<u16>().map_or_else(|_| json!(target), |port| json!(port));
+    let target: Value = target
+        .parse::<u16>()
+        .map_or_else(|_| json!(target), |port| json!(port));
     let mut port = port(door.backend.port, door.backend.protocol);
     super::member::merge(&mut port, json!({ "targetPort": target }));
     let spec = json!({ "type": "ClusterIP", "selector": door.selector, "ports": [port] });
-    Some(make.object(SERVICE, Some(TELEMETRY_NAMESPACE), &door.service, json!({ "spec": spec })))
+    Some(make.object(
+        SERVICE,
+        Some(TELEMETRY_NAMESPACE),
+        &door.service,
+        json!({ "spec": spec }),
+    ))
 }
 
 fn port(number: u16, protocol: Protocol) -> Value {
@@ -97,9 +109,17 @@ pub(super) fn names(make: &Make<'_>, delivery: &Delivery, through: &Through) -> 
         let mut spec = json!({ "type": "ClusterIP", "ports": [port] });
         if selects {
             // No pod has this label: only the WorkloadEntries that the agent keeps.
-            super::member::merge(&mut spec, json!({ "selector": { (labels::SERVICE): host.service } }));
+            super::member::merge(
+                &mut spec,
+                json!({ "selector": { (labels::SERVICE): host.service } }),
+            );
         }
-        make.object(SERVICE, Some(TELEMETRY_NAMESPACE), &host.service, json!({ "spec": spec }))
+        make.object(
+            SERVICE,
+            Some(TELEMETRY_NAMESPACE),
+            &host.service,
+            json!({ "spec": spec }),
+        )
     };
     hosts.values().map(|(host, _)| name(host)).collect()
 }
@@ -108,11 +128,18 @@ pub(super) fn names(make: &Make<'_>, delivery: &Delivery, through: &Through) -> 
 #[must_use]
 pub fn is_static(delivery: &Delivery) -> bool {
     delivery.plane == Plane::Istio
-        && delivery.istio.as_ref().is_some_and(|istio| istio.discovery == Discovery::Static)
+        && delivery
+            .istio
+            .as_ref()
+            .is_some_and(|istio| istio.discovery == Discovery::Static)
 }
 
 fn hosts(istio: &IstioDelivery) -> Vec<String> {
-    istio.doors.iter().map(|(door, _)| fqdn(&door.service)).collect()
+    istio
+        .doors
+        .iter()
+        .map(|(door, _)| fqdn(&door.service))
+        .collect()
 }
 
 /// What the pods of Istio's gateway chart let through: these names and no others.
@@ -160,20 +187,30 @@ fn gateway_api(make: &Make<'_>, istio: &IstioDelivery) -> Rendered {
 /// Who may call through a door, and what. It refuses, and grants nothing: calls within the region carry other server names, and are as
 /// they were.
 fn policy(make: &Make<'_>, door: &Door, entries: &Entries) -> Rendered {
-    let when = json!([{ "key": "connection.sni", "values": [sni(&door.service, door.backend.port)] }]);
+    let when =
+        json!([{ "key": "connection.sni", "values": [sni(&door.service, door.backend.port)] }]);
     let known: Vec<&String> = entries.keys().collect();
-    let mut rules = vec![json!({ "from": [{ "source": { "notPrincipals": known } }], "when": when })];
+    let mut rules =
+        vec![json!({ "from": [{ "source": { "notPrincipals": known } }], "when": when })];
     let mut groups: BTreeMap<&BTreeSet<String>, Vec<&String>> = BTreeMap::new();
     for (principal, prefixes) in entries {
         groups.entry(prefixes).or_default().push(principal);
     }
     for (prefixes, principals) in groups {
-        let paths: Vec<String> = prefixes.iter().flat_map(|prefix| patterns(prefix)).collect();
-        let mut rule = json!({ "from": [{ "source": { "principals": principals } }], "when": when });
+        let paths: Vec<String> = prefixes
+            .iter()
+            .flat_map(|prefix| patterns(prefix))
+            .collect();
+        let mut rule =
+            json!({ "from": [{ "source": { "principals": principals } }], "when": when });
         if !paths.is_empty() {
             let mut operation = json!({ "notPaths": paths });
             // istiod warns of rules about paths that do not say where HTTP is spoken.
-            if let Some(port) = door.target.as_ref().filter(|target| target.parse::<u16>().is_ok()) {
+            if let Some(port) = door
+                .target
+                .as_ref()
+                .filter(|target| target.parse::<u16>().is_ok())
+            {
                 super::member::merge(&mut operation, json!({ "ports": [port] }));
             }
             super::member::merge(&mut rule, json!({ "to": [{ "operation": operation }] }));

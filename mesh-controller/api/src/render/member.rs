@@ -115,8 +115,7 @@ pub(super) const AGENT: ManagedKind = kind(
 );
 pub(super) const SERVICE: ManagedKind = kind("v1", "Service", "services", true);
 pub(super) const DEPLOYMENT: ManagedKind = kind("apps/v1", "Deployment", "deployments", true);
-pub(super) const GATEWAY: ManagedKind =
-    kind("networking.istio.io/v1", "Gateway", "gateways", true);
+pub(super) const GATEWAY: ManagedKind = kind("networking.istio.io/v1", "Gateway", "gateways", true);
 pub(super) const GATEWAY_API: ManagedKind =
     kind("gateway.networking.k8s.io/v1", "Gateway", "gateways", true);
 pub(super) const AUTHORIZATION_POLICY: ManagedKind = kind(

@@ -48,8 +48,15 @@ impl OwnCluster {
     }
 
     /// The entries that are ours; one that is not as we write it has no content. Nothing when Istio is not installed.
-    pub async fn list_entries(&self) -> Result<Option<BTreeMap<String, Option<Entry>>>, AgentIoError> {
-        let ours = format!("{}={},{}", labels::MANAGED_BY, labels::MANAGED_BY_US, labels::SERVICE);
+    pub async fn list_entries(
+        &self,
+    ) -> Result<Option<BTreeMap<String, Option<Entry>>>, AgentIoError> {
+        let ours = format!(
+            "{}={},{}",
+            labels::MANAGED_BY,
+            labels::MANAGED_BY_US,
+            labels::SERVICE
+        );
         let (entries, params) = (self.entries(), ListParams::default().labels(&ours));
         match call("list", "workloadentries in kof", entries.list(&params)).await {
             Err(error) if error.is_not_found() => Ok(None),
@@ -69,7 +76,13 @@ impl OwnCluster {
         let (params, patch) = apply_as(labels::AGENT, &object);
         let entries = self.entries();
         let patching = entries.patch(name, &params, &patch);
-        call("apply", format!("WorkloadEntry {TELEMETRY_NAMESPACE}/{name}"), patching).await.map(drop)
+        call(
+            "apply",
+            format!("WorkloadEntry {TELEMETRY_NAMESPACE}/{name}"),
+            patching,
+        )
+        .await
+        .map(drop)
     }
 
     /// Deletes an entry of ours.
@@ -94,13 +107,21 @@ mod tests {
             address: "192.0.2.7".parse().unwrap(),
             port: ("http".to_owned(), 15443),
             account: "vmauth".to_owned(),
-            marks: [("app.kubernetes.io/managed-by".to_owned(), "kof-istio".to_owned())].into(),
+            marks: [(
+                "app.kubernetes.io/managed-by".to_owned(),
+                "kof-istio".to_owned(),
+            )]
+            .into(),
         };
         let object: DynamicObject = serde_json::from_value(object_of("x", &entry)).unwrap();
         assert_eq!(seen::entry(&object), Some(entry.clone()));
         let mut other = object.clone();
         other.data["spec"]["network"] = json!("elsewhere");
-        assert_eq!(seen::entry(&other), None, "a field that is not ours is seen");
+        assert_eq!(
+            seen::entry(&other),
+            None,
+            "a field that is not ours is seen"
+        );
         let mut other = object;
         other.data["spec"]["address"] = json!("gateway.example");
         assert_eq!(seen::entry(&other), None);

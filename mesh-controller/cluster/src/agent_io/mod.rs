@@ -46,7 +46,9 @@ pub use callers::PublishedKeys;
 pub use everyone::Everyone;
 pub use follow::Seen;
 pub use maps::{MapDraft, MapSeen, NamespaceSeen};
-pub use seen::{CsrOutcome, CsrSeen, Entry, Intent, PodSeen, Reported, SecretSeen, ServiceSeen, Slice};
+pub use seen::{
+    CsrOutcome, CsrSeen, Entry, Intent, PodSeen, Reported, SecretSeen, ServiceSeen, Slice,
+};
 pub use write::{CsrDraft, Made, Shared};
 
 /// Longest that one call may take. Watches have their own limits.

@@ -24,7 +24,9 @@ use zeroize::Zeroizing;
 
 use super::{
     AgentIoError, CALL_DEADLINE, OwnCluster,
-    seen::{self, Intent, Reported, SLICE_HIDDEN, SLICE_MANAGED_BY, SLICE_SERVICE, SecretSeen, Slice},
+    seen::{
+        self, Intent, Reported, SLICE_HIDDEN, SLICE_MANAGED_BY, SLICE_SERVICE, SecretSeen, Slice,
+    },
 };
 
 /// Whether an object was made, or somebody else had made it before.

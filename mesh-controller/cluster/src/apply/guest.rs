@@ -56,12 +56,14 @@ fn step(body: &Value, meta: &ObjectMeta, manager: &str) -> Step {
 
 /// Whether we have applied anything there. What another install of ours made is its own.
 fn owns(meta: &ObjectMeta, manager: &str) -> bool {
-    let theirs = meta
-        .labels
-        .as_ref()
-        .is_some_and(|labels| labels.contains_key(labels::MANAGED_BY) && labels.contains_key(labels::INSTALL));
+    let theirs = meta.labels.as_ref().is_some_and(|labels| {
+        labels.contains_key(labels::MANAGED_BY) && labels.contains_key(labels::INSTALL)
+    });
     let fields = meta.managed_fields.iter().flatten();
-    !theirs && fields.into_iter().any(|entry| entry.manager.as_deref() == Some(manager))
+    !theirs
+        && fields
+            .into_iter()
+            .any(|entry| entry.manager.as_deref() == Some(manager))
 }
 
 impl Writer {
@@ -79,7 +81,8 @@ impl Writer {
                 Ok(Outcome::Written)
             }
             Step::Refuse(key, seen, value) => {
-                let message = format!("{id} has label {key}={seen}, which is not ours; {value} is needed");
+                let message =
+                    format!("{id} has label {key}={seen}, which is not ours; {value} is needed");
                 Ok(Outcome::Refused(Obstacle::new("LabelTaken", message)))
             }
         }
@@ -98,7 +101,9 @@ impl Writer {
         let params = PatchParams::apply(self.manager);
         let api = self.api(id);
         let patch = Patch::Apply(&body);
-        call("apply", id, api.patch(&id.name, &params, &patch)).await.map(drop)
+        call("apply", id, api.patch(&id.name, &params, &patch))
+            .await
+            .map(drop)
     }
 
     /// Takes our labels off a namespace that is somebody else's. Says whether there were any.
@@ -109,11 +114,14 @@ impl Writer {
             name: name.to_owned(),
         };
         let api: Api<Namespace> = Api::all(self.client.clone());
-        let found = call_opt("get", &id, api.get_metadata_opt(name)).await?.flatten();
+        let found = call_opt("get", &id, api.get_metadata_opt(name))
+            .await?
+            .flatten();
         let Some(meta) = found.map(|found| found.metadata) else {
             return Ok(false);
         };
-        let foreign = self.owner.standing(&meta) == Standing::Foreign && meta.deletion_timestamp.is_none();
+        let foreign =
+            self.owner.standing(&meta) == Standing::Foreign && meta.deletion_timestamp.is_none();
         if !foreign || step(&json!({}), &meta, self.manager) == Step::Nothing {
             return Ok(false);
         }
@@ -134,7 +142,12 @@ mod tests {
             ..ManagedFieldsEntry::default()
         };
         ObjectMeta {
-            labels: Some(labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()),
+            labels: Some(
+                labels
+                    .iter()
+                    .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                    .collect(),
+            ),
             managed_fields: Some(managers.iter().map(entry).collect()),
             ..ObjectMeta::default()
         }
@@ -153,7 +166,10 @@ mod tests {
         let cases = [
             (meta(&[("other", "1")], &["helm"]), Step::Apply(added)),
             (meta(&[("net", "a")], &["helm"]), Step::Nothing),
-            (meta(&[("net", "b")], &["helm"]), Step::Refuse("net".into(), "b".into(), "a".into())),
+            (
+                meta(&[("net", "b")], &["helm"]),
+                Step::Refuse("net".into(), "b".into(), "a".into()),
+            ),
         ];
         for (meta, expected) in cases {
             assert_eq!(step(&wanted, &meta, "us"), expected, "{meta:?}");
@@ -165,9 +181,15 @@ mod tests {
         let nothing = body(&[]);
         let ours = meta(&[("net", "a")], &["helm", "us"]);
         assert_eq!(step(&nothing, &ours, "us"), Step::Apply(BTreeMap::new()));
-        assert_eq!(step(&nothing, &meta(&[("net", "a")], &["helm"]), "us"), Step::Nothing);
+        assert_eq!(
+            step(&nothing, &meta(&[("net", "a")], &["helm"]), "us"),
+            Step::Nothing
+        );
         // Another install of ours made this one, under the same manager.
-        let other = [(labels::MANAGED_BY, labels::MANAGED_BY_US), (labels::INSTALL, "z")];
+        let other = [
+            (labels::MANAGED_BY, labels::MANAGED_BY_US),
+            (labels::INSTALL, "z"),
+        ];
         assert_eq!(step(&nothing, &meta(&other, &["us"]), "us"), Step::Nothing);
     }
 }

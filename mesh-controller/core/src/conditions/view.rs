@@ -238,7 +238,10 @@ impl View<'_> {
     /// What is the matter with Istio itself here.
     fn istio(&self) -> Result<(), Obstacle> {
         let Some(seen) = &self.member.istio else {
-            return Err(Obstacle::new("IstioUnknown", "Istio was not looked for yet"));
+            return Err(Obstacle::new(
+                "IstioUnknown",
+                "Istio was not looked for yet",
+            ));
         };
         let expected = istio::Expected {
             cluster: &self.seat.claim.cluster,

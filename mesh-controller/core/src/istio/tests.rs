@@ -17,18 +17,27 @@ fn service(selector: &str, port: u16, accounts: &[&str]) -> ServiceFacts {
 
 fn with(services: &[(&str, ServiceFacts)]) -> IstioFacts {
     IstioFacts {
-        services: services.iter().map(|(n, s)| ((*n).to_owned(), s.clone())).collect(),
+        services: services
+            .iter()
+            .map(|(n, s)| ((*n).to_owned(), s.clone()))
+            .collect(),
         ..IstioFacts::default()
     }
 }
 
 fn vmauth(seen: &IstioFacts) -> Result<Door, Obstacle> {
-    doors(&cluster(), &Contract::default(), seen).remove("vmauth").unwrap()
+    doors(&cluster(), &Contract::default(), seen)
+        .remove("vmauth")
+        .unwrap()
 }
 
 #[test]
 fn a_door_is_made_of_the_backend_or_is_kofs_own() {
-    let made = vmauth(&with(&[("vmauth-cluster", service("a", 8427, &["vmauth"]))])).unwrap();
+    let made = vmauth(&with(&[(
+        "vmauth-cluster",
+        service("a", 8427, &["vmauth"]),
+    )]))
+    .unwrap();
     assert_eq!(made.service, "region1-vmauth");
     assert_eq!(made.target.as_deref(), Some("8427"));
     let own = [
@@ -41,7 +50,10 @@ fn a_door_is_made_of_the_backend_or_is_kofs_own() {
     // What we made before is made again from the backend.
     let mut ours = service("b", 8427, &["other"]);
     ours.ours = true;
-    let again = [("vmauth-cluster", own[0].1.clone()), ("region1-vmauth", ours)];
+    let again = [
+        ("vmauth-cluster", own[0].1.clone()),
+        ("region1-vmauth", ours),
+    ];
     assert_eq!(vmauth(&with(&again)).unwrap(), made);
 }
 
@@ -51,18 +63,28 @@ fn why_there_is_no_door() {
     without_pods.selector.clear();
     let cases = [
         (vec![], "BackendMissing"),
-        (vec![("vmauth-cluster", without_pods)], "BackendWithoutSelector"),
-        (vec![("vmauth-cluster", service("a", 80, &["x"]))], "BackendWithoutPort"),
+        (
+            vec![("vmauth-cluster", without_pods)],
+            "BackendWithoutSelector",
+        ),
+        (
+            vec![("vmauth-cluster", service("a", 80, &["x"]))],
+            "BackendWithoutPort",
+        ),
     ];
     for (services, reason) in cases {
         assert_eq!(vmauth(&with(&services)).unwrap_err().reason, reason);
     }
     let mut contract = Contract::default();
     contract.backends[0].namespace = "elsewhere".to_owned();
-    let found = doors(&cluster(), &contract, &with(&[])).remove("vmauth").unwrap();
+    let found = doors(&cluster(), &contract, &with(&[]))
+        .remove("vmauth")
+        .unwrap();
     assert_eq!(found.unwrap_err().reason, "BackendElsewhere");
     let long: ClusterName = "x".repeat(60).parse().unwrap();
-    let found = doors(&long, &Contract::default(), &with(&[])).remove("vmauth").unwrap();
+    let found = doors(&long, &Contract::default(), &with(&[]))
+        .remove("vmauth")
+        .unwrap();
     assert_eq!(found.unwrap_err().reason, "BadName");
 }
 
@@ -71,13 +93,20 @@ fn a_backend_that_is_away_keeps_its_last_known_host() {
     let contract = Contract::default();
     let up = with(&[("vmauth-cluster", service("a", 8427, &["vmauth"]))]);
     let known = hosts(&cluster(), &contract, Some(&up), &BTreeMap::new());
-    assert_eq!(known["vmauth"].accounts, BTreeSet::from(["vmauth".to_owned()]));
+    assert_eq!(
+        known["vmauth"].accounts,
+        BTreeSet::from(["vmauth".to_owned()])
+    );
     for away in [
         None,
         Some(with(&[])),
         Some(with(&[("vmauth-cluster", service("a", 8427, &[]))])),
     ] {
-        assert_eq!(hosts(&cluster(), &contract, away.as_ref(), &known), known, "{away:?}");
+        assert_eq!(
+            hosts(&cluster(), &contract, away.as_ref(), &known),
+            known,
+            "{away:?}"
+        );
     }
     let moved = with(&[("vmauth-cluster", service("a", 8427, &["new"]))]);
     let now = hosts(&cluster(), &contract, Some(&moved), &known);
@@ -115,10 +144,16 @@ fn istiod_is_judged_by_what_stands_in_the_way_first() {
         ("", |f| f.istiods[0].version = None),
         ("", |f| f.istiods[0].version = Some("v1.25-alpha.3".into())),
         ("IstiodMissing", |f| f.istiods.clear()),
-        ("IstiodOtherRevision", |f| f.istiods[0].revision = "canary".into()),
-        ("IstiodTooOld", |f| f.istiods[0].version = Some("1.24.9".into())),
+        ("IstiodOtherRevision", |f| {
+            f.istiods[0].revision = "canary".into()
+        }),
+        ("IstiodTooOld", |f| {
+            f.istiods[0].version = Some("1.24.9".into())
+        }),
         ("IstiodClusterId", |f| f.istiods[0].cluster = None),
-        ("IstiodClusterId", |f| f.istiods[0].cluster = Some("child1".into())),
+        ("IstiodClusterId", |f| {
+            f.istiods[0].cluster = Some("child1".into())
+        }),
         ("IstiodTrustDomain", |f| f.istiods[0].trust_domain = None),
         ("IstiodNotReady", |f| f.istiods[0].ready = false),
         ("NetworkName", |f| f.network = Some("other".into())),
@@ -152,8 +187,10 @@ fn versions_are_compared_as_numbers() {
 }
 
 fn of(guests: &[(&str, Caller, Plane)], rules: &IstioRules) -> Entries {
-    let named: Vec<(ClusterName, Caller, Plane)> =
-        guests.iter().map(|(n, c, p)| (n.parse().unwrap(), *c, *p)).collect();
+    let named: Vec<(ClusterName, Caller, Plane)> = guests
+        .iter()
+        .map(|(n, c, p)| (n.parse().unwrap(), *c, *p))
+        .collect();
     let guests: Vec<Guest<'_>> = named
         .iter()
         .map(|(cluster, caller, plane)| Guest {
@@ -170,28 +207,43 @@ fn of(guests: &[(&str, Caller, Plane)], rules: &IstioRules) -> Entries {
 fn each_member_has_a_principal_of_its_own_and_sidecars_share_theirs() {
     let rules = IstioRules::default();
     let both = of(
-        &[("child1", Caller::Child, Plane::Envoy), ("management", Caller::Management, Plane::Envoy)],
+        &[
+            ("child1", Caller::Child, Plane::Envoy),
+            ("management", Caller::Management, Plane::Envoy),
+        ],
         &rules,
     );
     let child = &both["mesh.example/ns/istio-system/sa/mesh-gateway.child1"];
     assert!(!child.contains("/vls/"));
     assert!(both["mesh.example/ns/istio-system/sa/mesh-gateway.management"].contains("/vls/"));
-    assert!(!both["mesh.example/ns/kof/sa/*"].contains("/vls/"), "nobody reads by a sidecar here");
-    assert_eq!(both.get("mesh.example/ns/istio-system/sa/mesh-gateway.child2"), None);
+    assert!(
+        !both["mesh.example/ns/kof/sa/*"].contains("/vls/"),
+        "nobody reads by a sidecar here"
+    );
+    assert_eq!(
+        both.get("mesh.example/ns/istio-system/sa/mesh-gateway.child2"),
+        None
+    );
     // In one trust domain accounts of one name are one.
     let shared = of(&[("management", Caller::Management, Plane::Istio)], &rules);
     assert!(shared["mesh.example/ns/kof/sa/*"].contains("/vls/"));
     // Accounts of their own are told apart.
     let accounts = [
         (Caller::Child, BTreeSet::from(["kof/collector".to_owned()])),
-        (Caller::Management, BTreeSet::from(["kof/promxy".to_owned()])),
+        (
+            Caller::Management,
+            BTreeSet::from(["kof/promxy".to_owned()]),
+        ),
     ];
     let rules = IstioRules {
         accounts: accounts.into(),
         ..IstioRules::default()
     };
     let apart = of(
-        &[("child1", Caller::Child, Plane::Istio), ("management", Caller::Management, Plane::Istio)],
+        &[
+            ("child1", Caller::Child, Plane::Istio),
+            ("management", Caller::Management, Plane::Istio),
+        ],
         &rules,
     );
     assert!(!apart["mesh.example/ns/kof/sa/collector"].contains("/vls/"));

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::{
-    istio::{IstioRules, Plane},
     conditions::{Kind, State},
     facts::{AgentFacts, Delivered, PathFacts, ReplicaFacts},
+    istio::{IstioRules, Plane},
 };
 
 mod istio;

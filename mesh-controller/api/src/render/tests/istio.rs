@@ -3,8 +3,8 @@
 use mesh_core::{
     contract::Protocol,
     istio::{
-        Discovery, Door, Entries, Flavour, Guest, Host, IstioFacts, IstioRules, ServiceFacts, doors,
-        entries, network,
+        Discovery, Door, Entries, Flavour, Guest, Host, IstioFacts, IstioRules, ServiceFacts,
+        doors, entries, network,
     },
     names::ClusterName,
     plan::IstioDelivery,
@@ -98,7 +98,9 @@ fn child() -> Delivery {
 }
 
 fn find(objects: &[Rendered], kind: &str, name: &str) -> Value {
-    let found = objects.iter().find(|o| o.kind.kind == kind && o.name == name);
+    let found = objects
+        .iter()
+        .find(|o| o.kind.kind == kind && o.name == name);
     found.map(|o| o.body.clone()).unwrap_or_default()
 }
 
@@ -126,7 +128,9 @@ fn a_region_opens_exactly_the_hosts_of_the_contract() {
         "the door is Istio's"
     );
     assert!(
-        objects.iter().all(|o| !o.body.to_string().contains("*.local")),
+        objects
+            .iter()
+            .all(|o| !o.body.to_string().contains("*.local")),
         "never everything"
     );
 }
@@ -142,7 +146,10 @@ fn gateways_of_the_gateway_api_have_a_listener_a_host() {
         gateway["spec"]["listeners"][0]["hostname"],
         "region1-vmauth.kof.svc.cluster.local"
     );
-    assert_eq!(gateway["spec"]["listeners"][0]["tls"]["mode"], "Passthrough");
+    assert_eq!(
+        gateway["spec"]["listeners"][0]["tls"]["mode"],
+        "Passthrough"
+    );
     assert_eq!(
         gateway["metadata"]["labels"]["topology.istio.io/network"],
         "region1-network"
@@ -156,9 +163,16 @@ fn a_policy_refuses_everybody_who_is_not_a_guest_and_every_path_that_is_not_gran
     assert_eq!(policy["spec"]["action"], "DENY");
     let rules = policy["spec"]["rules"].as_array().unwrap();
     let sni = json!([{ "key": "connection.sni", "values": ["outbound_.8427_._.region1-vmauth.kof.svc.cluster.local"] }]);
-    assert!(rules.iter().all(|rule| rule["when"] == sni), "calls within the region are left alone");
-    let known = rules[0]["from"][0]["source"]["notPrincipals"].as_array().unwrap();
-    assert!(known.contains(&json!("mesh.example/ns/istio-system/sa/mesh-gateway.child1")));
+    assert!(
+        rules.iter().all(|rule| rule["when"] == sni),
+        "calls within the region are left alone"
+    );
+    let known = rules[0]["from"][0]["source"]["notPrincipals"]
+        .as_array()
+        .unwrap();
+    assert!(known.contains(&json!(
+        "mesh.example/ns/istio-system/sa/mesh-gateway.child1"
+    )));
     let of = |account: &str| {
         let principal = json!(format!("mesh.example/ns/istio-system/sa/{account}"));
         let rule = rules.iter().find(|rule| {
@@ -173,7 +187,12 @@ fn a_policy_refuses_everybody_who_is_not_a_guest_and_every_path_that_is_not_gran
     assert!(!paths.contains(&json!("/vls/*")), "children read no logs");
     assert_eq!(child["ports"], json!(["8427"]));
     let management = of("mesh-gateway.management");
-    assert!(management["notPaths"].as_array().unwrap().contains(&json!("/vls/*")));
+    assert!(
+        management["notPaths"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("/vls/*"))
+    );
 }
 
 #[test]
@@ -197,9 +216,9 @@ fn a_consumer_names_the_region_and_its_agent_may_write_entries() {
         json!({ "mesh.kof.k0rdent.mirantis.com/service": "region1-vmauth" })
     );
     let may = |objects: &[Rendered]| {
-        let role = objects.iter().find(|o| {
-            o.kind.kind == "Role" && o.namespace.as_deref() == Some("kof")
-        });
+        let role = objects
+            .iter()
+            .find(|o| o.kind.kind == "Role" && o.namespace.as_deref() == Some("kof"));
         role.unwrap().body.to_string().contains("workloadentries")
     };
     assert!(may(&objects));
@@ -207,7 +226,10 @@ fn a_consumer_names_the_region_and_its_agent_may_write_entries() {
     let agent = mesh_agent(&child(), &settings());
     let host = &agent.consume[0].hosts[0];
     assert_eq!(host.identities, ["spiffe://mesh.example/ns/kof/sa/vmauth"]);
-    assert_eq!(host.sni, "outbound_.8427_._.region1-vmauth.kof.svc.cluster.local");
+    assert_eq!(
+        host.sni,
+        "outbound_.8427_._.region1-vmauth.kof.svc.cluster.local"
+    );
     assert_eq!(agent.consume[0].sidecars, crate::agent::Sidecars::Static);
 }
 

@@ -73,8 +73,14 @@ impl Known {
         let configs = self.configs.iter();
         IstioObjects {
             istiods: all(&self.istiods),
-            configs: configs.map(|(key, map)| (key.name.as_str(), &**map)).collect(),
-            namespace: self.namespaces.iter().next().map(|(_, namespace)| &**namespace),
+            configs: configs
+                .map(|(key, map)| (key.name.as_str(), &**map))
+                .collect(),
+            namespace: self
+                .namespaces
+                .iter()
+                .next()
+                .map(|(_, namespace)| &**namespace),
             gateways: all(&self.gateways),
             services: all(&self.services),
             pods: all(&self.pods),
@@ -84,7 +90,10 @@ impl Known {
     /// Where Istio's gateway is reached.
     fn targets(&self) -> BTreeSet<Target> {
         let gateways = self.gateways.iter().map(|(_, service)| service);
-        gateways.filter(|service| !read::is_ours(service)).flat_map(|service| read::gateway(service)).collect()
+        gateways
+            .filter(|service| !read::is_ours(service))
+            .flat_map(|service| read::gateway(service))
+            .collect()
     }
 }
 
@@ -147,9 +156,12 @@ impl Member {
         let note = || self.note_istio(&known.lock(), scope);
         let pods = async {
             if scope.pods {
-                into(Api::namespaced(client.clone(), TELEMETRY_NAMESPACE), Filter::default(), |seen| {
-                    known.lock().pods.see(seen)
-                }, note)
+                into(
+                    Api::namespaced(client.clone(), TELEMETRY_NAMESPACE),
+                    Filter::default(),
+                    |seen| known.lock().pods.see(seen),
+                    note,
+                )
                 .await;
             } else {
                 std::future::pending().await

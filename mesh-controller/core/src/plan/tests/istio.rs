@@ -44,7 +44,11 @@ fn a_whole_fleet_in_the_istio_plane_comes_to_work() {
     carry_out(&mut facts);
     let plan = look(&facts);
     for name in ["management", "region1", "region2", "child1"] {
-        assert_eq!(state(&plan, name, Kind::Ready), (State::True, "Ready".to_owned()), "{name}");
+        assert_eq!(
+            state(&plan, name, Kind::Ready),
+            (State::True, "Ready".to_owned()),
+            "{name}"
+        );
     }
     let child = delivered(&plan, "child1");
     assert_eq!(child.trust_domain.to_string(), "mesh.example");
@@ -70,7 +74,10 @@ fn a_member_of_the_other_plane_shows_an_identity_of_the_shared_domain() {
     let child = delivered(&plan, "child1");
     assert_eq!(child.trust_domain.to_string(), "child1.mesh.example");
     let shared = "spiffe://mesh.example/ns/istio-system/sa/mesh-gateway.child1";
-    assert_eq!(child.shared_identity.as_ref().map(|id| id.as_str()), Some(shared));
+    assert_eq!(
+        child.shared_identity.as_ref().map(|id| id.as_str()),
+        Some(shared)
+    );
     match &child.consume[&name("region1")].through {
         Through::Istio { hosts, .. } => assert!(hosts.contains_key("vmauth")),
         Through::Envoy => panic!("region1 is behind Istio's gateway"),
@@ -123,9 +130,20 @@ fn each_wait_is_a_condition_with_object_and_reason() {
     ];
     for (reason, change) in cases {
         let mut facts = mixed(&["region1"]);
-        change(facts.members.get_mut(&key("region1")).unwrap().istio.as_mut().unwrap());
+        change(
+            facts
+                .members
+                .get_mut(&key("region1"))
+                .unwrap()
+                .istio
+                .as_mut()
+                .unwrap(),
+        );
         let plan = look(&facts);
-        assert_eq!(state(&plan, "region1", Kind::GatewayReady), (State::False, reason.to_owned()));
+        assert_eq!(
+            state(&plan, "region1", Kind::GatewayReady),
+            (State::False, reason.to_owned())
+        );
         if reason.starts_with("Backend") {
             let waits = state(&plan, "child1", Kind::DiscoveryReady);
             assert_eq!(waits, (State::False, "NothingOpen".to_owned()));
