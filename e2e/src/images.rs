@@ -98,7 +98,7 @@ pub fn product(binary: &Path) -> Result<Image> {
     )
 }
 
-/// Istio's two images: `istio-proxy` (pilot-agent with Envoy) and `pilot` (istiod).
+/// Istio's two images: `istio-proxy` (pilot-agent with Envoy, and `nft` for its init container) and `pilot` (istiod).
 pub fn istio(components: &Components, istio: &Istio) -> Result<[Image; 2]> {
     let at = |name: &str| format!("/usr/local/bin/{name}");
     let agent = istio.program("pilot-agent");
@@ -109,6 +109,12 @@ pub fn istio(components: &Components, istio: &Istio) -> Result<[Image; 2]> {
         "/var/lib/istio/envoy/envoy_bootstrap_tmpl.json".to_owned(),
         Source::File(istio.file("tools/packaging/common/envoy_bootstrap.json")),
     ));
+    // `pilot-agent istio-iptables --native-nftables` calls it
+    proxy = proxy.unpacked(
+        &components.debian("usr/sbin/nft"),
+        &components.debian("usr/lib/x86_64-linux-gnu"),
+        &at("nft"),
+    )?;
     let discovery = istio.program("pilot-discovery");
     let mut pilot = recipe("pilot", &discovery, &at("pilot-discovery"))?;
     pilot.user = PROXY;

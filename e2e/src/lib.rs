@@ -24,6 +24,7 @@ pub mod fault;
 pub mod fleet;
 pub mod images;
 pub mod issuance;
+pub mod istio;
 pub mod manifest;
 pub mod nodes;
 pub mod oci;

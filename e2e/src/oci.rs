@@ -65,21 +65,35 @@ impl Image {
     pub fn program(mut self, file: &Path, path: &str) -> Result<Self> {
         self.entries
             .push((path.to_owned(), Source::File(file.to_owned())));
-        let listed = std::process::Command::new("ldd")
-            .arg(file)
-            .output()
-            .context("failed to start ldd")?;
-        for line in String::from_utf8_lossy(&listed.stdout).lines() {
-            let Some(library) = line.split_whitespace().find(|w| w.starts_with('/')) else {
-                continue;
-            };
-            let real = std::fs::canonicalize(library)
-                .with_context(|| format!("failed to find {library} of {}", file.display()))?;
-            if !self.entries.iter().any(|(at, _)| at == library) {
-                self.entries.push((library.to_owned(), Source::File(real)));
-            }
+        for library in needs(file, None)? {
+            self.library(&library, &library.display().to_string(), file)?;
         }
         Ok(self)
+    }
+
+    /// Adds a program out of an unpacked distribution, with libraries that may lie in its folder `libraries`. Those come
+    /// under `/usr/lib/<triplet>`, where the loader looks by itself.
+    pub fn unpacked(mut self, file: &Path, libraries: &Path, path: &str) -> Result<Self> {
+        self.entries
+            .push((path.to_owned(), Source::File(file.to_owned())));
+        let triplet = libraries.file_name().unwrap_or_default();
+        for library in needs(file, Some(libraries))? {
+            let at = match library.strip_prefix(libraries) {
+                Ok(name) => Path::new("/usr/lib").join(triplet).join(name),
+                Err(_) => library.clone(),
+            };
+            self.library(&library, &at.display().to_string(), file)?;
+        }
+        Ok(self)
+    }
+
+    fn library(&mut self, library: &Path, at: &str, of: &Path) -> Result<()> {
+        let real = std::fs::canonicalize(library)
+            .with_context(|| format!("failed to find {} of {}", library.display(), of.display()))?;
+        if !self.entries.iter().any(|(path, _)| path == at) {
+            self.entries.push((at.to_owned(), Source::File(real)));
+        }
+        Ok(())
     }
 
     /// Writes the image as a tar that `ctr images import` reads.
@@ -187,6 +201,21 @@ impl Image {
         hashed.flush()?;
         Ok(hex(hashed.digest))
     }
+}
+
+/// The shared libraries of a program, where the loader finds them: first in `also`, if given.
+fn needs(file: &Path, also: Option<&Path>) -> Result<Vec<PathBuf>> {
+    let mut command = std::process::Command::new("ldd");
+    command.arg(file);
+    if let Some(folder) = also {
+        command.env("LD_LIBRARY_PATH", folder);
+    }
+    let listed = command.output().context("failed to start ldd")?;
+    let text = String::from_utf8_lossy(&listed.stdout);
+    let found = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|w| w.starts_with('/')));
+    Ok(found.map(PathBuf::from).collect())
 }
 
 fn create(path: &Path) -> Result<File> {

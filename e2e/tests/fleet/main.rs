@@ -6,6 +6,7 @@
 mod certificates;
 mod enrolment;
 mod faults;
+mod istio;
 mod link;
 mod outages;
 mod removal;

@@ -21,8 +21,9 @@ use mesh_api::agent::MeshAgent;
 use mesh_api::mesh::Mesh;
 use mesh_e2e::components::Istio;
 use mesh_e2e::issuance::Issuer;
+use mesh_e2e::istio::Programs;
 use mesh_e2e::sidecar::{self, Held, Sidecar};
-use mesh_e2e::{Cluster, images, paths, progress, wait_for, x509};
+use mesh_e2e::{Cluster, paths, progress, wait_for, x509};
 use serde_json::{Value, json};
 
 use crate::{Link, PODS, with_link};
@@ -65,20 +66,11 @@ where
     })
 }
 
-/// Istio's programs in the child.
-struct Parts {
-    source: Istio,
-    /// Name of the image with pilot-agent and Envoy.
-    proxy: String,
-    /// Name of the image with istiod.
-    pilot: String,
-}
-
 /// As [`with_workloads`], with Istio's programs, which are made first where they are not made yet.
 fn with_istio<Fut>(
     name: &str,
     options: Value,
-    test: impl FnOnce(Workloads, Parts) -> Fut + Send,
+    test: impl FnOnce(Workloads, Programs) -> Fut + Send,
 ) -> Result<()>
 where
     Fut: Future<Output = Result<()>>,
@@ -90,22 +82,15 @@ where
     })
 }
 
-async fn parts(w: &Workloads, source: Istio) -> Result<Parts> {
-    let made = images::istio(w.link.fleet.components(), &source)?;
-    w.child().load_images(&made).await?;
-    let [proxy, pilot] = made.map(|image| image.name);
-    Ok(Parts {
-        source,
-        proxy,
-        pilot,
-    })
+async fn parts(w: &Workloads, source: Istio) -> Result<Programs> {
+    Programs::load(w.link.fleet.components(), source, &[w.child()]).await
 }
 
 /// As [`with_istio`], with the child in a mesh of this name, which nobody else is in; the name is the test's too.
 fn in_own_mesh<Fut>(
     mesh: &'static str,
     options: Value,
-    test: impl FnOnce(Workloads, Parts) -> Fut + Send,
+    test: impl FnOnce(Workloads, Programs) -> Fut + Send,
 ) -> Result<()>
 where
     Fut: Future<Output = Result<()>>,
@@ -303,7 +288,7 @@ impl Workloads {
     }
 
     /// Starts two pods that talk to each other, and returns once a request has passed between them, with its headers.
-    async fn pair(&self, parts: &Parts, ca: &str, envs: [&[(&str, &str)]; 2]) -> Result<String> {
+    async fn pair(&self, parts: &Programs, ca: &str, envs: [&[(&str, &str)]; 2]) -> Result<String> {
         let [server, client] = envs;
         let server = self.sidecar(&parts.proxy, "server", ca, server);
         let client = self.sidecar(&parts.proxy, "client", ca, client);

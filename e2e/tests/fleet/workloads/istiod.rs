@@ -5,119 +5,25 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Api;
+use mesh_e2e::istio::{self, Programs};
 use mesh_e2e::{Cluster, progress, wait_for, x509};
 use serde_json::json;
 
 use super::lists::{answered, below_another, listed};
 use super::proxies::{CURVE, trusts};
-use super::{NAMESPACE, Parts, Workloads, mesh_agent, with_istio};
+use super::{NAMESPACE, Workloads, mesh_agent, with_istio};
 use crate::certificates::{newest, revoke};
 use crate::{PODS, SOON};
 
 /// Name under which istiod is called.
 const ISTIOD: &str = "istiod.istio-system.svc:15012";
-/// What istiod leaves behind that no chart removes.
-const WEBHOOKS: [&str; 2] = [
-    "validatingwebhookconfigurations",
-    "mutatingwebhookconfigurations",
-];
-
 /// Installs Istio's own charts.
-async fn install(w: &Workloads, parts: &Parts) -> Result<()> {
-    let values = json!({
-        "image": parts.pilot,
-        "autoscaleEnabled": false,
-        "telemetry": { "enabled": false },
-        "resources": { "requests": { "cpu": "10m", "memory": "128Mi" } },
-        "env": { "ISTIO_MULTIROOT_MESH": "true", "CLOUD_PLATFORM": "none" },
-        "meshConfig": { "trustDomain": w.trust_domain },
-        "global": { "multiCluster": { "clusterName": w.child().name() }, "network": "" },
-    });
-    let folder = x509::folder()?;
-    let file = folder.join("values.json");
-    std::fs::write(&file, values.to_string())?;
-    let result = async {
-        for (release, chart) in [
-            ("istio-base", "manifests/charts/base"),
-            ("istiod", "manifests/charts/istio-control/istio-discovery"),
-        ] {
-            let chart = parts.source.file(chart).display().to_string();
-            let file = file.display().to_string();
-            let mut args = vec![
-                "upgrade",
-                "--install",
-                release,
-                &chart,
-                "-n",
-                "istio-system",
-            ];
-            if release == "istiod" {
-                args.extend(["-f", &file]);
-            }
-            w.child().helm(&args).await?;
-        }
-        anyhow::Ok(())
-    }
-    .await;
-    std::fs::remove_dir_all(&folder)?;
-    result
-}
-
-/// Removes all of it; webhooks first, which would refuse things when nobody answers them any more.
-async fn remove(child: &Cluster) -> Result<()> {
-    for kind in WEBHOOKS {
-        child
-            .kubectl(&[
-                "delete",
-                kind,
-                "-l",
-                "app.kubernetes.io/part-of=istio",
-                "--ignore-not-found",
-            ])
-            .await?;
-    }
-    for release in ["istiod", "istio-base"] {
-        let args = [
-            "uninstall",
-            release,
-            "-n",
-            "istio-system",
-            "--ignore-not-found",
-            "--wait",
-        ];
-        child.helm(&args).await?;
-    }
-    // istiod brings one of its own besides the chart's
-    for kind in WEBHOOKS {
-        let named = child.kubectl(&["get", kind, "-o", "name"]).await?;
-        for name in named.lines().filter(|n| n.contains("istio")) {
-            child
-                .kubectl(&["delete", name, "--ignore-not-found"])
-                .await?;
-        }
-    }
-    let crds = child.kubectl(&["get", "crd", "-o", "name"]).await?;
-    let crds: Vec<&str> = crds.lines().filter(|n| n.ends_with(".istio.io")).collect();
-    if !crds.is_empty() {
-        child
-            .kubectl(&[&["delete", "--timeout=60s"], crds.as_slice()].concat())
-            .await?;
-    }
-    for kind in ["configmaps", "leases"] {
-        let named = child
-            .kubectl(&["-n", "istio-system", "get", kind, "-o", "name"])
-            .await?;
-        for name in named.lines().filter(|n| {
-            n.ends_with("-election")
-                || n.ends_with("-leader")
-                || n.ends_with("istio-sidecar-injector")
-        }) {
-            child
-                .kubectl(&["-n", "istio-system", "delete", name, "--ignore-not-found"])
-                .await?;
-        }
-    }
-    Ok(())
+async fn install(w: &Workloads, parts: &Programs) -> Result<()> {
+    let options = istio::Options {
+        trust_domain: &w.trust_domain,
+        ..istio::Options::default()
+    };
+    istio::install(w.child(), parts, &options).await
 }
 
 #[test]
@@ -145,26 +51,16 @@ fn istiod_signs_with_an_intermediate_of_ours() -> Result<()> {
             if !evidence.is_empty() {
                 progress::step(evidence);
             }
-            let removed = remove(w.child()).await;
+            let removed = istio::remove(w.child()).await;
             result?;
             removed
         },
     )
 }
 
-async fn istiod(w: &Workloads, parts: &Parts) -> Result<()> {
+async fn istiod(w: &Workloads, parts: &Programs) -> Result<()> {
     given(w).await?;
     install(w, parts).await?;
-    w.child()
-        .kubectl(&[
-            "-n",
-            "istio-system",
-            "rollout",
-            "status",
-            "deployment/istiod",
-            "--timeout=120s",
-        ])
-        .await?;
     // istiod says when the root it has loaded ends
     let ends = x509::not_after(&w.root)?.as_second();
     wait_for("istiod to hold our root", PODS, || async {

@@ -5,11 +5,12 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
+use mesh_e2e::istio::Programs;
 use mesh_e2e::{sidecar, wait_for, x509};
 use serde_json::json;
 
 use super::proxies::CURVE;
-use super::{CA, LONG, NAMESPACE, Parts, Workloads, in_own_mesh};
+use super::{CA, LONG, NAMESPACE, Workloads, in_own_mesh};
 use crate::PODS;
 use crate::certificates::{newest, revoke};
 
@@ -98,7 +99,7 @@ pub(super) async fn listed(w: &Workloads, serial: &str) -> Result<String> {
 }
 
 /// Replaces a pod by a new one.
-async fn again(w: &Workloads, parts: &Parts, name: &str, ca: &str) -> Result<()> {
+async fn again(w: &Workloads, parts: &Programs, name: &str, ca: &str) -> Result<()> {
     let delete = ["-n", NAMESPACE, "delete", "pod", name, "--wait"];
     w.child().kubectl(&delete).await?;
     let pod = w.sidecar(&parts.proxy, name, ca, LONG_LIVED);
