@@ -9,6 +9,7 @@ mod faults;
 mod istio;
 mod link;
 mod outages;
+mod plane;
 mod removal;
 mod renewal;
 mod rest;
