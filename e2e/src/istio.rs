@@ -24,6 +24,8 @@ pub use workloads::{clients, eject, inject};
 pub const NAMESPACE: &str = "istio-system";
 /// Helm release of the east-west gateway; its pods are labelled `istio: eastwestgateway`.
 pub const GATEWAY: &str = "istio-eastwestgateway";
+/// The release whose source the programs and charts are made from.
+const VERSION: &str = "1.31.0";
 /// How long a Deployment of Istio's may take.
 const ROLLOUT: &str = "--timeout=120s";
 
@@ -74,7 +76,21 @@ impl Programs {
         let file = folder.join("values.json");
         let result = async {
             std::fs::write(&file, values.to_string())?;
+            // as a release of it is made: the source says no version
             let chart = self.source.file(chart).display().to_string();
+            let to = folder.display().to_string();
+            let version = ["--version", VERSION, "--app-version", VERSION];
+            let args = [
+                &["package", chart.as_str(), "-d", to.as_str()],
+                version.as_slice(),
+            ];
+            let said = cluster.helm(&args.concat()).await?;
+            let path = said.lines().find_map(|l| l.split_once(" saved it to: "));
+            let chart = path
+                .context("helm does not say where the chart is")?
+                .1
+                .trim()
+                .to_owned();
             let file = file.display().to_string();
             let args = [
                 "upgrade",
@@ -121,7 +137,9 @@ pub async fn install(cluster: &Cluster, programs: &Programs, options: &Options<'
         "PILOT_ENABLE_METADATA_EXCHANGE": "false",
     });
     for (name, value) in options.env {
-        env[name] = json!(value);
+        if let Some(env) = env.as_object_mut() {
+            env.insert((*name).to_owned(), json!(value));
+        }
     }
     let small = json!({ "requests": { "cpu": "10m", "memory": "64Mi" } });
     let values = json!({

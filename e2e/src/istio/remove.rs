@@ -84,10 +84,10 @@ async fn each(
     let named = cluster
         .kubectl(&[place, &["get", kinds, "-o", "name"]].concat())
         .await?;
-    let names: Vec<&str> = named.lines().filter(|n| meant(n)).collect();
-    if names.is_empty() {
+    let found: Vec<&str> = named.lines().filter(|n| meant(n)).collect();
+    if found.is_empty() {
         return Ok(());
     }
-    let args = [place, &["delete", "--ignore-not-found"], names.as_slice()].concat();
+    let args = [place, &["delete", "--ignore-not-found"], found.as_slice()].concat();
     cluster.kubectl(&args).await.map(drop)
 }

@@ -6,7 +6,6 @@
 mod certificates;
 mod enrolment;
 mod faults;
-mod istio;
 mod link;
 mod outages;
 mod plane;

@@ -226,8 +226,6 @@ pub enum Sidecars {
     Intake,
     /// Straight to the region's gateway, by `WorkloadEntry` objects that the agent keeps.
     Static,
-    /// Straight to the region's gateway, by what their istiod learns from the region's API server.
-    Remote,
 }
 
 /// A Service of a region that is open at Istio's gateway.

@@ -262,9 +262,6 @@ pub struct IstioOptions {
     #[serde(default = "revision")]
     #[schemars(length(min = 1, max = 63))]
     pub revision: String,
-    /// How sidecars learn where regions are.
-    #[serde(default)]
-    pub discovery: Discovery,
     /// Which objects open the gateway of a region.
     #[serde(default)]
     pub gateway: GatewayFlavour,
@@ -286,23 +283,11 @@ impl Default for IstioOptions {
     fn default() -> Self {
         Self {
             revision: revision(),
-            discovery: Discovery::default(),
             gateway: GatewayFlavour::default(),
             tracing_provider: None,
             callers: IstioCallers::default(),
         }
     }
-}
-
-/// How sidecars learn where regions are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Discovery {
-    /// From objects in their own cluster that name the region's gateway: no credential for the region, and none of its API server's outages.
-    #[default]
-    Static,
-    /// From the region's API server, by a remote secret that istiod reads.
-    RemoteSecrets,
 }
 
 /// Which objects open the gateway of a region.

@@ -26,16 +26,6 @@ pub enum Plane {
     Istio,
 }
 
-/// How the istiod of a consumer learns where a region's services are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Discovery {
-    /// From objects in the consumer that name the region's gateway. Needs nothing of the region's API server.
-    #[default]
-    Static,
-    /// From the region's API server, by a remote secret.
-    RemoteSecrets,
-}
-
 /// Which objects open a region's gateway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Flavour {
@@ -51,8 +41,6 @@ pub enum Flavour {
 pub struct IstioRules {
     /// The revision of istiod that is meant.
     pub revision: String,
-    /// How consumers learn of regions.
-    pub discovery: Discovery,
     /// How gateways are opened.
     pub flavour: Flavour,
     /// Extension provider that sidecars in namespace kof send traces to.
@@ -69,7 +57,6 @@ impl Default for IstioRules {
         let all = BTreeSet::from(["kof/*".to_owned()]);
         Self {
             revision: DEFAULT_REVISION.to_owned(),
-            discovery: Discovery::default(),
             flavour: Flavour::default(),
             tracing: None,
             accounts: [(Caller::Child, all.clone()), (Caller::Management, all)].into(),

@@ -21,7 +21,7 @@ use crate::{
         Access, Anchor, Claim, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, Role,
         RootFacts, Target,
     },
-    istio::{self, Discovery, Door, Entries, Flavour, Guest, Host, IstioFacts, Plane},
+    istio::{self, Door, Entries, Flavour, Guest, Host, IstioFacts, Plane},
     names::{ClusterName, MeshName, SpiffeId, TrustDomain},
 };
 
@@ -134,8 +134,6 @@ pub struct IstioDelivery {
     /// The istiod that is meant is ready, or was when something was delivered last: pods are given sidecars. A pod that is made
     /// earlier would never have one.
     pub injects: bool,
-    /// How it learns of regions.
-    pub discovery: Discovery,
     /// How its gateway is opened.
     pub flavour: Flavour,
     /// Extension provider for traces.
@@ -404,6 +402,7 @@ pub(crate) fn calls(caller: &Claim, region: &Claim) -> Option<Caller> {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one object, field by field")]
 fn delivery(
     facts: &Facts,
     admitted: &Admitted,
@@ -547,7 +546,6 @@ fn istio_delivery(
         revision: rules.revision.clone(),
         served: seen.is_some_and(|seen| !seen.istiods.is_empty()),
         injects: seen.is_some_and(|seen| injects(seen, &rules.revision, member)),
-        discovery: rules.discovery,
         flavour: rules.flavour,
         tracing: rules.tracing.clone(),
         doors: doors

@@ -37,12 +37,12 @@ pub(super) fn uplinks(to: &Consume) -> Vec<(Kind, Resource)> {
     }
     [Speaks::Http1, Speaks::Http2]
         .into_iter()
-        .flat_map(|speaks| with_endpoints(to, cluster_of(to, speaks), DEFAULT))
+        .flat_map(|speaks| with_endpoints(to, &cluster_of(to, speaks), DEFAULT))
         .collect()
 }
 
 /// A cluster that leads to the addresses of a region, with them.
-fn with_endpoints(to: &Consume, cluster: Cluster, own: &str) -> [(Kind, Resource); 2] {
+fn with_endpoints(to: &Consume, cluster: &Cluster, own: &str) -> [(Kind, Resource); 2] {
     let name = cluster.name.clone();
     let addresses = to
         .endpoints
@@ -55,7 +55,7 @@ fn with_endpoints(to: &Consume, cluster: Cluster, own: &str) -> [(Kind, Resource
         (Kind::Sds, anchor_name(&to.region)),
     ];
     [
-        (Kind::Cds, resource(&name, &cluster, refs)),
+        (Kind::Cds, resource(&name, cluster, refs)),
         (Kind::Eds, resource(&name, &assignment, [])),
     ]
 }

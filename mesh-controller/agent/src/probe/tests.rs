@@ -29,13 +29,11 @@ fn only_regions_that_sidecars_go_to_are_probed() {
         assert_eq!(paths.accepted, 3, "a new generation is a reason to look");
         paths.consume.into_keys().collect::<Vec<_>>()
     };
-    for sidecars in [Sidecars::Static, Sidecars::Remote] {
-        assert_eq!(probed(sidecars, "region1-vmauth"), ["region1"]);
-        assert!(
-            probed(sidecars, "region1-otlp").is_empty(),
-            "that is not what probes ask"
-        );
-    }
+    assert_eq!(probed(Sidecars::Static, "region1-vmauth"), ["region1"]);
+    assert!(
+        probed(Sidecars::Static, "region1-otlp").is_empty(),
+        "that is not what probes ask"
+    );
     assert!(probed(Sidecars::Intake, "region1-vmauth").is_empty());
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mesh_core::{
     contract::{Backend, Caller, Contract, Grant, Protocol},
     facts::{Obstacle, plain_serial},
-    istio::{Discovery, Flavour, IstioRules, Plane},
+    istio::{Flavour, IstioRules, Plane},
     lifetime::Lifetime,
     names::{MeshName, TrustDomain},
 };
@@ -235,10 +235,6 @@ fn istio(wished: &api::IstioOptions, refuse: Refuse<'_>) -> Result<IstioRules, O
     let callers = &wished.callers;
     Ok(IstioRules {
         revision: wished.revision.clone(),
-        discovery: match wished.discovery {
-            api::Discovery::Static => Discovery::Static,
-            api::Discovery::RemoteSecrets => Discovery::RemoteSecrets,
-        },
         flavour: match wished.gateway {
             api::GatewayFlavour::Classic => Flavour::Classic,
             api::GatewayFlavour::GatewayApi => Flavour::GatewayApi,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     contract::{GATEWAY_PORT, Protocol},
-    istio::{DEFAULT_REVISION, Discovery, Door, Entries, Flavour, Host, Plane, fqdn, sni},
+    istio::{DEFAULT_REVISION, Door, Entries, Flavour, Host, Plane, fqdn, sni},
     plan::{Delivery, IstioDelivery, Through},
 };
 use serde_json::{Value, json};
@@ -128,10 +128,6 @@ pub(super) fn names(make: &Make<'_>, delivery: &Delivery, through: &Through) -> 
 #[must_use]
 pub fn is_static(delivery: &Delivery) -> bool {
     delivery.plane == Plane::Istio
-        && delivery
-            .istio
-            .as_ref()
-            .is_some_and(|istio| istio.discovery == Discovery::Static)
 }
 
 fn hosts(istio: &IstioDelivery) -> Vec<String> {

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time
 use mesh_core::{
     conditions::{State, Verdict},
     facts::{MemberFacts, Obstacle, Reach},
-    istio::Plane,
+    istio::{Host, Plane},
     plan::MemberPlan,
     revocation::Revocation,
 };
@@ -116,17 +116,7 @@ pub fn member_status(
             .or_else(|| before.identity.clone()),
         gateway: (!gateway.is_empty()).then(|| gateway.join(",")),
         addresses,
-        hosts: plan
-            .hosts
-            .iter()
-            .map(|(backend, host)| member::Host {
-                backend: backend.clone(),
-                service: host.service.clone(),
-                port: host.port,
-                protocol: super::intent::protocol(host.protocol),
-                accounts: host.accounts.iter().cloned().collect(),
-            })
-            .collect(),
+        hosts: hosts(plan),
         intermediates: facts
             // Also what is revoked: it says whose it was.
             .trusted_by(&BTreeSet::new())
@@ -154,6 +144,18 @@ pub fn member_status(
         paths: path_lines(plan),
         conditions,
     }
+}
+
+/// How a member is called through Istio's gateway, to be remembered.
+fn hosts(plan: &MemberPlan) -> Vec<member::Host> {
+    let host = |(backend, host): (&String, &Host)| member::Host {
+        backend: backend.clone(),
+        service: host.service.clone(),
+        port: host.port,
+        protocol: super::intent::protocol(host.protocol),
+        accounts: host.accounts.iter().cloned().collect(),
+    };
+    plan.hosts.iter().map(host).collect()
 }
 
 /// The paths of a member as they stand in its status.

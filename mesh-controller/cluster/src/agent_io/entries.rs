@@ -114,7 +114,7 @@ mod tests {
             .into(),
         };
         let object: DynamicObject = serde_json::from_value(object_of("x", &entry)).unwrap();
-        assert_eq!(seen::entry(&object), Some(entry.clone()));
+        assert_eq!(seen::entry(&object), Some(entry));
         let mut other = object.clone();
         other.data["spec"]["network"] = json!("elsewhere");
         assert_eq!(

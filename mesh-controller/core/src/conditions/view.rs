@@ -272,7 +272,7 @@ impl View<'_> {
                         "no pod of Service kof/{} has a sidecar ({} without): Istio's gateway leads to none of them",
                         door.backend.service, door.bare
                     );
-                    bare.get_or_insert(Obstacle::new("BackendWithoutSidecar", message));
+                    bare.get_or_insert_with(|| Obstacle::new("BackendWithoutSidecar", message));
                 }
                 Err(why) => {
                     missing.get_or_insert(why);

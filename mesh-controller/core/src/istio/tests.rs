@@ -145,14 +145,14 @@ fn istiod_is_judged_by_what_stands_in_the_way_first() {
         ("", |f| f.istiods[0].version = Some("v1.25-alpha.3".into())),
         ("IstiodMissing", |f| f.istiods.clear()),
         ("IstiodOtherRevision", |f| {
-            f.istiods[0].revision = "canary".into()
+            f.istiods[0].revision = "canary".into();
         }),
         ("IstiodTooOld", |f| {
-            f.istiods[0].version = Some("1.24.9".into())
+            f.istiods[0].version = Some("1.24.9".into());
         }),
         ("IstiodClusterId", |f| f.istiods[0].cluster = None),
         ("IstiodClusterId", |f| {
-            f.istiods[0].cluster = Some("child1".into())
+            f.istiods[0].cluster = Some("child1".into());
         }),
         ("IstiodTrustDomain", |f| f.istiods[0].trust_domain = None),
         ("IstiodNotReady", |f| f.istiods[0].ready = false),

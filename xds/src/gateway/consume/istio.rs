@@ -38,7 +38,7 @@ pub(super) fn uplinks(to: &Consume, services: &[Behind]) -> Vec<(Kind, Resource)
             own: SHARED,
         };
         let cluster = by_eds(name(&to.region, service), speaks, &towards);
-        with_endpoints(to, cluster, SHARED)
+        with_endpoints(to, &cluster, SHARED)
     };
     services.iter().flat_map(uplink).collect()
 }

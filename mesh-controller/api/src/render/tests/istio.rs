@@ -3,8 +3,8 @@
 use mesh_core::{
     contract::Protocol,
     istio::{
-        Discovery, Door, Entries, Flavour, Guest, Host, IstioFacts, IstioRules, ServiceFacts,
-        doors, entries, network,
+        Door, Entries, Flavour, Guest, Host, IstioFacts, IstioRules, ServiceFacts, doors, entries,
+        network,
     },
     names::ClusterName,
     plan::IstioDelivery,
@@ -63,7 +63,6 @@ fn in_istio(mut delivery: Delivery, doors: Vec<(Door, Entries)>) -> Delivery {
         revision: "default".to_owned(),
         served: true,
         injects: true,
-        discovery: Discovery::Static,
         flavour: Flavour::Classic,
         tracing: None,
         doors,

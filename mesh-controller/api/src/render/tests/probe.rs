@@ -2,7 +2,7 @@
 
 use mesh_core::{
     contract::Protocol,
-    istio::{Discovery, Flavour, Host},
+    istio::{Flavour, Host},
     plan::IstioDelivery,
 };
 use serde_json::json;
@@ -17,7 +17,6 @@ fn child(revision: &str) -> Delivery {
         revision: revision.to_owned(),
         served: true,
         injects: true,
-        discovery: Discovery::Static,
         flavour: Flavour::Classic,
         tracing: None,
         doors: Vec::new(),

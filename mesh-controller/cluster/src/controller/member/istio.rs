@@ -134,7 +134,9 @@ impl Member {
 
     async fn watch_scope(&self, client: &Client, bells: &Bells, scope: Option<&Scope>) {
         match scope {
-            Some(scope) if scope.plane == Plane::Istio => self.watch_istio(client, scope).await,
+            Some(scope) if scope.plane == Plane::Istio => {
+                Box::pin(self.watch_istio(client, scope)).await;
+            }
             Some(_) | None => {
                 self.report(|seen| seen.istio = None);
                 self.watch_gateway(client, bells).await;
@@ -164,7 +166,7 @@ impl Member {
                 )
                 .await;
             } else {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         tokio::select! {

@@ -75,7 +75,7 @@ fn a_member_of_the_other_plane_shows_an_identity_of_the_shared_domain() {
     assert_eq!(child.trust_domain.to_string(), "child1.mesh.example");
     let shared = "spiffe://mesh.example/ns/istio-system/sa/mesh-gateway.child1";
     assert_eq!(
-        child.shared_identity.as_ref().map(|id| id.as_str()),
+        child.shared_identity.as_ref().map(SpiffeId::as_str),
         Some(shared)
     );
     match &child.consume[&name("region1")].through {
