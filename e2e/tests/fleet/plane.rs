@@ -232,8 +232,7 @@ fn telemetry_passes_between_real_meshes_and_only_what_the_contract_grants() -> R
         metric(&link).await?;
         refusals(&link).await?;
         door(&link).await?;
-        restart(&link).await?;
-        moves(&link).await
+        restart(&link).await
     })
 }
 
@@ -401,59 +400,4 @@ async fn restart(link: &Link) -> Result<()> {
     ));
     ensure!(lost.is_empty(), "{lost:?}");
     Ok(())
-}
-
-/// The gateway's address is followed, also one that a person names.
-async fn moves(link: &Link) -> Result<()> {
-    let known = scenario::member(&link.management, "region1")
-        .await?
-        .status
-        .and_then(|s| s.gateway);
-    let known = known.context("no gateway")?;
-    let (host, _) = known.split_once(':').context("no port")?;
-    let address = |host: &str| {
-        json!({ "spec": { "overrides": { "dataPlane": "istio", "gateway": [{ "host": host, "port": 15443 }] } } }).to_string()
-    };
-    let patch = |change: String| async move {
-        let args = [
-            "-n",
-            scenario::NAMESPACE,
-            "patch",
-            "meshmember/region1",
-            "--type=merge",
-            "-p",
-            &change,
-        ];
-        link.management.kubectl(&args).await.map(drop)
-    };
-    patch(address("192.0.2.9")).await?;
-    wait_for("the entry to name the other address", SOON, || async {
-        let args = [
-            "-n",
-            "kof",
-            "get",
-            "workloadentries",
-            "-o",
-            "jsonpath={.items[*].spec.address}",
-        ];
-        let seen = link.child.kubectl(&args).await?;
-        Ok(if seen.trim() == "192.0.2.9" {
-            Ok(())
-        } else {
-            Err(seen)
-        })
-    })
-    .await?;
-    scenario::refused_any(
-        &link.management,
-        "child1",
-        &["ConnectFailed", "DeadlineExceeded"],
-        PODS,
-    )
-    .await?;
-    patch(address(host)).await?;
-    link.whole().await?;
-    let change = json!({ "spec": { "overrides": { "gateway": null } } }).to_string();
-    patch(change).await?;
-    link.whole().await
 }
