@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use mesh_e2e::components::Istio;
 use mesh_e2e::istio::{self, Options, Programs};
 use mesh_e2e::provider::Hurt;
