@@ -225,7 +225,10 @@ async fn logged(link: &Link, parts: &[&str]) -> Result<()> {
     .await
 }
 
+// By hand: `cargo test -p mesh-e2e --test fleet -- --ignored plane::`. It leaves region1 with another load balancer address, which the
+// fleet's network loses again, so what runs after it needs new clusters.
 #[test]
+#[ignore = "needs clusters of its own"]
 fn telemetry_passes_between_real_meshes_and_only_what_the_contract_grants() -> Result<()> {
     with_istio("plane", |link, _| async move {
         names(&link).await?;
