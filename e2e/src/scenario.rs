@@ -196,7 +196,7 @@ pub async fn undeploy(management: &Cluster, name: &str) -> Result<()> {
 }
 
 /// Namespace of a member.
-fn home(name: &str) -> &'static str {
+pub fn home(name: &str) -> &'static str {
     if name == "management" {
         "istio-system"
     } else {

@@ -66,7 +66,10 @@ pub struct MeshSpec {
     /// Members whose data plane is `istio`.
     #[serde(default)]
     pub istio: IstioOptions,
-    /// What may cross gateways, in place of what kof 1.7 to 1.11 needs.
+    /// Version of kof, 1.4 or later, which decides what may cross gateways. Default: what kof 1.7 to 1.11 needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kof_version: Option<String>,
+    /// What may cross gateways, where no version of kof decides that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contract: Option<Contract>,
     /// Namespaces, besides a ClusterDeployment's own, from which a Credential may take a kubeconfig Secret.

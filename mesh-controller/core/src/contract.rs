@@ -90,6 +90,12 @@ pub enum ContractError {
         /// The prefix.
         prefix: String,
     },
+    /// No version of kof that had Istio.
+    #[error("{version:?} is no version of kof from 1.4 on, such as \"1.6\" or \"1.10.0\"")]
+    NoKof {
+        /// What was said.
+        version: String,
+    },
 }
 
 /// Path prefixes of kof 1.7 to 1.11 behind vmauth (reference: kof-child and kof-regional charts).
@@ -160,7 +166,100 @@ impl Default for Contract {
     }
 }
 
+/// A backend of kof 1.4 to 1.6 (each has a name of its own there, `<region>-<backend>`): its Service, port, and what children and
+/// management ask of it. Traces and logs are written, and read by management alone.
+type Old = (
+    &'static str,
+    &'static str,
+    u16,
+    &'static [&'static str],
+    &'static [&'static str],
+);
+const UP_TO_1_6: [Old; 5] = [
+    (
+        "vminsert",
+        "vminsert-cluster",
+        8480,
+        &["/insert/"],
+        &["/insert/"],
+    ),
+    (
+        "vmselect",
+        "vmselect-cluster",
+        8481,
+        &["/select/"],
+        &["/select/"],
+    ),
+    (
+        "logs-insert",
+        "kof-storage-victoria-logs-cluster-vlinsert",
+        9481,
+        &["/insert/opentelemetry/"],
+        &["/insert/opentelemetry/"],
+    ),
+    (
+        "logs-select",
+        "kof-storage-victoria-logs-cluster-vlselect",
+        9471,
+        &[],
+        &["/select/logsql/"],
+    ),
+    (
+        "jaeger-collector",
+        "kof-storage-jaeger-collector",
+        4318,
+        &["/v1/traces"],
+        &["/v1/traces"],
+    ),
+];
+
 impl Contract {
+    /// What a version of kof needs (reference: its charts, 1.4.0 to 1.11.0-rc0).
+    ///
+    /// # Errors
+    ///
+    /// No such version.
+    pub fn of_kof(version: &str) -> Result<Self, ContractError> {
+        let no_kof = || ContractError::NoKof {
+            version: version.to_owned(),
+        };
+        let mut parts = version.split('.').map(str::parse::<u16>);
+        let (Some(Ok(major)), Some(Ok(minor))) = (parts.next(), parts.next()) else {
+            return Err(no_kof());
+        };
+        match (major, minor) {
+            (0, _) | (1, 0..=3) => Err(no_kof()),
+            (1, 4..=6) => Ok(Self::up_to_1_6()),
+            _ => Ok(Self::default()),
+        }
+    }
+
+    fn up_to_1_6() -> Self {
+        let backends = UP_TO_1_6.map(|(name, service, port, _, _)| Backend {
+            name: name.to_owned(),
+            namespace: "kof".to_owned(),
+            service: service.to_owned(),
+            port,
+            protocol: Protocol::Http,
+        });
+        let grants = UP_TO_1_6
+            .iter()
+            .flat_map(|(name, _, _, child, management)| {
+                let of = |caller, prefixes: &'static [&'static str]| {
+                    prefixes.iter().map(move |prefix| Grant {
+                        caller,
+                        prefix: (*prefix).to_owned(),
+                        backend: (*name).to_owned(),
+                    })
+                };
+                of(Caller::Child, child).chain(of(Caller::Management, management))
+            });
+        Self {
+            grants: grants.collect(),
+            backends: backends.into(),
+        }
+    }
+
     /// Checks that it can be kept.
     ///
     /// # Errors
@@ -223,10 +322,13 @@ impl Contract {
                 .any(|b| b.name == grant.backend && b.protocol == Protocol::Http)
         };
         let granted: Vec<&Grant> = self.granted(caller).filter(http).collect();
-        let metrics = granted.iter().find(|grant| grant.prefix == "/vm/select/");
-        if let Some(grant) = metrics {
+        let metrics = |grant: &&&Grant| {
+            grant.prefix == "/vm/select/"
+                || (grant.backend == "vmselect" && grant.prefix == "/select/")
+        };
+        if let Some(grant) = granted.iter().find(metrics) {
             // A constant costs the storage nothing and needs no data.
-            let path = "/vm/select/0/prometheus/api/v1/query?query=1".to_owned();
+            let path = format!("{}0/prometheus/api/v1/query?query=1", grant.prefix);
             return Some((path, grant.backend.clone()));
         }
         granted.first().map(|grant| {
@@ -301,6 +403,53 @@ mod tests {
             contract.check(),
             Err(ContractError::TwiceNamed { .. })
         ));
+    }
+
+    #[test]
+    fn versions_of_kof() {
+        for version in ["1.7", "1.7.0", "1.10.0", "1.11.0-rc0", "2.0"] {
+            assert_eq!(
+                Contract::of_kof(version),
+                Ok(Contract::default()),
+                "{version}"
+            );
+        }
+        for version in ["1.4", "1.5.0", "1.6.0"] {
+            let old = Contract::of_kof(version).unwrap();
+            old.check().unwrap();
+            let names: Vec<&str> = old.backends.iter().map(|b| b.name.as_str()).collect();
+            let known = [
+                "vminsert",
+                "vmselect",
+                "logs-insert",
+                "logs-select",
+                "jaeger-collector",
+            ];
+            assert_eq!(names, known, "{version}");
+            assert!(
+                old.granted(Caller::Child)
+                    .all(|g| g.backend != "logs-select")
+            );
+            assert_eq!(
+                old.probe(Caller::Child),
+                Some((
+                    "/select/0/prometheus/api/v1/query?query=1".to_owned(),
+                    "vmselect".to_owned()
+                ))
+            );
+        }
+        for version in [
+            "",
+            "1",
+            "1.3",
+            "0.3.0",
+            "v1.6",
+            "one.two",
+            "1.",
+            "1.99999999",
+        ] {
+            assert!(Contract::of_kof(version).is_err(), "{version:?}");
+        }
     }
 
     #[test]

@@ -96,10 +96,19 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
         |what: &str, why: String| obstacle("InvalidMesh", format!("Mesh {name}, {what}: {why}"));
     let spec = &mesh.spec;
     let life = |what: &str, text: &str, min: u32| life(what, text, min, &refuse);
-    let contract = spec
-        .contract
-        .as_ref()
-        .map_or_else(Contract::default, contract);
+    let contract = match (&spec.contract, &spec.kof_version) {
+        (None, None) => Contract::default(),
+        (Some(own), None) => contract(own),
+        (None, Some(version)) => {
+            Contract::of_kof(version).map_err(|e| refuse("spec.kofVersion", e.to_string()))?
+        }
+        (Some(_), Some(_)) => {
+            return Err(refuse(
+                "spec.kofVersion",
+                "spec.contract decides the same: one of the two must go".to_owned(),
+            ));
+        }
+    };
     contract
         .check()
         .map_err(|e| refuse("spec.contract", e.to_string()))?;

@@ -174,8 +174,13 @@ fn gateway_api(make: &Make<'_>, istio: &IstioDelivery) -> Rendered {
         Some(NAMESPACE),
         GATEWAY_NAME,
         json!({
-            "metadata": { "labels": { (NETWORK): istio.network, "istio": "eastwestgateway" } },
-            "spec": { "gatewayClassName": "istio", "listeners": listeners },
+            "metadata": { "labels": { (NETWORK): istio.network } },
+            "spec": {
+                "gatewayClassName": "istio",
+                // without labels here istiod copies those of this object, and its Service would look like one of ours
+                "infrastructure": { "labels": { (NETWORK): istio.network, "istio": "eastwestgateway" } },
+                "listeners": listeners,
+            },
         }),
     )
 }

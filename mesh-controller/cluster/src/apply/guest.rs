@@ -66,6 +66,17 @@ fn owns(meta: &ObjectMeta, manager: &str) -> bool {
             .any(|entry| entry.manager.as_deref() == Some(manager))
 }
 
+/// What is applied. Without labels the field is left out: who applies an empty one owns it ever after, and would never be done.
+fn applied(id: &ObjectId, meta: &ObjectMeta, labels: &BTreeMap<String, String>) -> Value {
+    let mut metadata = json!({ "name": id.name, "uid": meta.uid });
+    if let Some(metadata) = metadata.as_object_mut()
+        && !labels.is_empty()
+    {
+        metadata.insert("labels".to_owned(), json!(labels));
+    }
+    json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata })
+}
+
 impl Writer {
     /// Sees to our labels on a namespace that is somebody else's.
     pub(super) async fn visit(
@@ -95,8 +106,7 @@ impl Writer {
         labels: &BTreeMap<String, String>,
     ) -> Result<(), CallError> {
         self.allowed("apply", id)?;
-        let metadata = json!({ "name": id.name, "uid": meta.uid, "labels": labels });
-        let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata });
+        let body = applied(id, meta, labels);
         // Not forced: whoever has set a label keeps it.
         let params = PatchParams::apply(self.manager);
         let api = self.api(id);
@@ -157,6 +167,21 @@ mod tests {
         let mut all: BTreeMap<&str, &str> = labels.iter().copied().collect();
         all.extend(MARKS.map(|mark| (mark, "x")));
         json!({ "metadata": { "name": "kof", "labels": all } })
+    }
+
+    #[test]
+    fn giving_up_leaves_no_field_of_ours() {
+        let id = ObjectId {
+            kind: mesh_api::render::namespace_kind(),
+            namespace: None,
+            name: "kof".to_owned(),
+        };
+        let meta = meta(&[], &["us"]);
+        let none = applied(&id, &meta, &BTreeMap::new());
+        assert_eq!(none.pointer("/metadata/labels"), None);
+        let one = BTreeMap::from([("net".to_owned(), "a".to_owned())]);
+        let some = applied(&id, &meta, &one);
+        assert_eq!(some.pointer("/metadata/labels/net"), Some(&json!("a")));
     }
 
     #[test]
