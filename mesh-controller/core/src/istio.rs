@@ -52,6 +52,16 @@ pub struct IstioRules {
 /// Istio's name for a control plane without a revision.
 pub const DEFAULT_REVISION: &str = "default";
 
+/// The `ConfigMap` in istio-system with the mesh configuration of the istiod of this revision.
+#[must_use]
+pub fn config_map(revision: &str) -> String {
+    if revision == DEFAULT_REVISION {
+        "istio".to_owned()
+    } else {
+        format!("istio-{revision}")
+    }
+}
+
 impl Default for IstioRules {
     fn default() -> Self {
         let all = BTreeSet::from(["kof/*".to_owned()]);

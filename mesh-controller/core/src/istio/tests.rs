@@ -257,3 +257,9 @@ fn the_server_name_is_istios() {
         "outbound_.8427_._.region1-vmauth.kof.svc.cluster.local"
     );
 }
+
+#[test]
+fn the_default_revision_has_no_suffix() {
+    assert_eq!(config_map("default"), "istio");
+    assert_eq!(config_map("1-31"), "istio-1-31");
+}
