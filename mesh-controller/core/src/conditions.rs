@@ -1,6 +1,7 @@
 //! What a person is told about a member: conditions in the order in which a link comes to life. The first
 //! that is not true is the answer to "why".
 
+mod remotes;
 mod view;
 
 use jiff::{SignedDuration, Timestamp};

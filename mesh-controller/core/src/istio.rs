@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     contract::{Backend, Caller, Contract, Protocol},
     facts::Obstacle,
+    lifetime::Lifetime,
     names::{ClusterName, LABEL_MAX, TrustDomain},
 };
 
@@ -51,6 +52,8 @@ pub struct IstioRules {
     pub revision: String,
     /// How consumers learn of regions.
     pub discovery: Discovery,
+    /// How long the tokens in remote secrets are to live.
+    pub token_life: Lifetime,
     /// How gateways are opened.
     pub flavour: Flavour,
     /// Extension provider that sidecars in namespace kof send traces to.
@@ -68,6 +71,7 @@ impl Default for IstioRules {
         Self {
             revision: DEFAULT_REVISION.to_owned(),
             discovery: Discovery::default(),
+            token_life: Lifetime::from_secs(24 * 3600),
             flavour: Flavour::default(),
             tracing: None,
             accounts: [(Caller::Child, all.clone()), (Caller::Management, all)].into(),
@@ -103,6 +107,8 @@ pub struct Istiod {
     pub trust_domain: Option<String>,
     /// A pod of it is ready.
     pub ready: bool,
+    /// It is told not to read Secrets of other clusters.
+    pub leaves_out_secrets: bool,
 }
 
 /// A Service in namespace kof.
@@ -346,7 +352,7 @@ pub fn judge<'a>(seen: &'a IstioFacts, expected: &Expected<'_>) -> Result<&'a Is
 }
 
 /// Major and minor of a version like `1.27.3` or `v1.27-alpha`.
-fn release(version: &str) -> Option<(u32, u32)> {
+pub(crate) fn release(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.trim_start_matches('v').split('.');
     let major = parts.next()?.parse().ok()?;
     let digits: String = parts.next()?.chars().take_while(char::is_ascii_digit).collect();

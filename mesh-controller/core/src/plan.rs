@@ -5,6 +5,7 @@
 
 pub mod generations;
 mod lists;
+mod remotes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +24,9 @@ use crate::{
     },
     istio::{self, Discovery, Door, Entries, Flavour, Guest, Host, Plane},
     names::{ClusterName, MeshName, SpiffeId, TrustDomain},
+    remote::{self, Pairs},
 };
+pub(crate) use self::remotes::{collision, takes};
 
 /// What must be true of each member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub struct MemberPlan {
     pub paths: Vec<PathReport>,
     /// How it is called through Istio's gateway, as last known; to be remembered.
     pub hosts: BTreeMap<String, Host>,
+    /// The remote secrets that are to be there, if it is delivered to.
+    pub remotes: Pairs,
     /// The generations of its intermediate. The one it signs with must be recorded before the member is told of it.
     pub generations: Generations,
     /// False while too little is known to say anything: what was said before stays.
@@ -114,6 +119,8 @@ pub struct IstioDelivery {
     pub served: bool,
     /// How it learns of regions.
     pub discovery: Discovery,
+    /// The consumers whose istiod reads in it; only of a region.
+    pub readers: BTreeSet<ClusterName>,
     /// How its gateway is opened.
     pub flavour: Flavour,
     /// Extension provider for traces.
@@ -195,6 +202,7 @@ pub fn plan(facts: &Facts, now: Timestamp) -> Plan {
                 .values()
                 .filter_map(|planned: &MemberPlan| planned.generations.wake_at),
         )
+        .chain(members.values().flat_map(|planned| planned.remotes.values().filter_map(|pair| pair.wake_at)))
         .min();
     Plan { members, wake_at }
 }
@@ -518,6 +526,7 @@ fn istio_delivery(
         revision: rules.revision.clone(),
         served: seen.is_some_and(|seen| !seen.istiods.is_empty()),
         discovery: rules.discovery,
+        readers: remote::readers(rules.discovery, &guests),
         flavour: rules.flavour,
         tracing: rules.tracing.clone(),
         doors: doors
@@ -562,6 +571,7 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         .filter(|peer| calls(&seat.claim, &peer.seat.claim).is_some())
         .map(|peer| (peer.seat.claim.cluster.clone(), peer))
         .collect();
+    let remotes = remotes::pairs(facts, (seat, member), &regions, now);
     let view = conditions::View {
         facts,
         seat,
@@ -569,6 +579,7 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         regions: &regions,
         links: &links,
         generations: &generations,
+        pairs: &remotes,
         now,
     };
     let verdicts = view.verdicts();
@@ -579,6 +590,7 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         verdicts,
         paths,
         hosts: hosts(facts, seat, member),
+        remotes,
         generations,
     }
 }
@@ -639,6 +651,7 @@ fn refused(member: &MemberFacts, why: &Obstacle) -> MemberPlan {
         verdicts: conditions::refused(&member.access, &member.reach, why),
         paths: Vec::new(),
         hosts: member.hosts.clone(),
+        remotes: Pairs::new(),
         generations: kept(member),
         settled: true,
     }
@@ -671,6 +684,7 @@ fn leaving(member: &MemberFacts) -> MemberPlan {
         action,
         paths: Vec::new(),
         hosts: member.hosts.clone(),
+        remotes: Pairs::new(),
         generations: kept(member),
         settled: member.reach != Reach::Unknown,
     }

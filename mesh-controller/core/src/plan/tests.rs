@@ -9,6 +9,7 @@ use crate::{
     facts::{AgentFacts, Delivered, PathFacts, ReplicaFacts},
 };
 
+mod remotes;
 mod seats;
 mod trust;
 
@@ -74,6 +75,7 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> MemberFacts {
         },
         istio: None,
         hosts: BTreeMap::new(),
+        remote: remote::RemoteFacts::default(),
     }
 }
 
