@@ -3,6 +3,7 @@
 mod intent;
 mod istio;
 mod member;
+mod remote;
 mod status;
 mod workload;
 
@@ -10,6 +11,7 @@ pub use intent::mesh_agent;
 pub use member::{
     ManagedKind, MemberSettings, Rendered, member_objects, namespace_kind, prunable,
 };
+pub use remote::{RemoteSecret, remote_secret, secret_kind};
 pub use status::{
     MemberView, MeshView, WARNING, management_membership, management_source, member_status,
     mesh_member, mesh_status, path_lines,

@@ -8,6 +8,7 @@ mod guest;
 mod intact;
 mod leave;
 mod prune;
+mod remote;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -32,6 +33,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 pub use self::{intact::intact, leave::Remains};
+pub(crate) use self::remote::is_intact as remote_is_intact;
 use crate::call::{CallError, call, call_opt};
 
 /// How long one round over all objects of a member may take.

@@ -341,6 +341,7 @@ fn shared_identity(facts: &Facts, cluster: &ClusterName) -> SpiffeId {
 
 /// The other end of a link, as far as planning needs it.
 pub(crate) struct Peer<'a> {
+    pub(crate) key: &'a MemberKey,
     pub(crate) seat: &'a Seat,
     pub(crate) facts: &'a MemberFacts,
 }
@@ -373,6 +374,7 @@ fn peers<'a>(facts: &'a Facts, admitted: &'a Admitted) -> impl Iterator<Item = P
         .iter()
         .filter_map(|(key, member)| match admitted.get(key) {
             Some(Admission::Holds(seat)) => Some(Peer {
+                key,
                 seat,
                 facts: member,
             }),
@@ -585,7 +587,7 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
     let verdicts = view.verdicts();
     let paths = view.paths();
     MemberPlan {
-        settled: settled(member, &action, looked),
+        settled: settled(member, &action, looked) && remotes::settled(member, &remotes),
         action,
         verdicts,
         paths,

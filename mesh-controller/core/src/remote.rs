@@ -12,7 +12,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    facts::Obstacle,
+    facts::{MemberKey, Obstacle},
     istio::{Discovery, Guest, Plane, release},
     lifetime::Lifetime,
     names::ClusterName,
@@ -84,6 +84,8 @@ pub struct RemoteFacts {
     pub server: Option<Server>,
     /// Secrets in its namespace istio-system that istiod takes for remote secrets, by name; none: not looked yet.
     pub secrets: Option<BTreeMap<String, SecretFacts>>,
+    /// Why they could not be looked for, if that is so.
+    pub unseen: Option<Obstacle>,
     /// UIDs of the accounts that it reads regions as, by region.
     pub readers: BTreeMap<ClusterName, String>,
     /// What hindered the last attempt to write one, by region.
@@ -203,6 +205,8 @@ pub enum Step {
 /// The Secret of one pair, as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
+    /// The region's member.
+    pub member: MemberKey,
     /// What is to be done about it now.
     pub step: Step,
     /// How long its token is asked to live.
@@ -246,7 +250,8 @@ impl Link<'_> {
     pub fn step(&self, now: Timestamp) -> Step {
         let wait = |reason: &str, message: String| Step::Wait(Obstacle::new(reason, message));
         let Some(secrets) = &self.facts.secrets else {
-            return wait("RemoteSecretUnknown", "remote secrets were not looked for yet".to_owned());
+            let unknown = || Obstacle::new("RemoteSecretUnknown", "remote secrets were not looked for yet");
+            return Step::Wait(self.facts.unseen.clone().unwrap_or_else(unknown));
         };
         let region = self.region;
         let name = secret_name(region);

@@ -84,6 +84,7 @@ fn istiod(deployment: &Deployment, configs: &BTreeMap<&str, &ConfigMap>) -> Isti
         version: label("app.kubernetes.io/version").or(tag).filter(is_version),
         cluster: value("CLUSTER_ID"),
         trust_domain: configs.get(config.as_str()).and_then(|map| trust_domain(map)),
+        leaves_out_secrets: value("PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER").is_some_and(|v| v == "false"),
         revision,
         ready: deployment.status.as_ref().and_then(|s| s.ready_replicas).is_some_and(|n| n > 0),
     }

@@ -8,6 +8,7 @@ use mesh_core::{
     istio::{Discovery, Flavour, IstioRules, Plane},
     lifetime::Lifetime,
     names::{MeshName, TrustDomain},
+    remote::SHORTEST,
 };
 
 use super::obstacle;
@@ -239,6 +240,7 @@ fn istio(wished: &api::IstioOptions, refuse: Refuse<'_>) -> Result<IstioRules, O
             api::Discovery::Static => Discovery::Static,
             api::Discovery::RemoteSecrets => Discovery::RemoteSecrets,
         },
+        token_life: life("spec.istio.remoteTokenLifetime", &wished.remote_token_lifetime, SHORTEST, refuse)?,
         flavour: match wished.gateway {
             api::GatewayFlavour::Classic => Flavour::Classic,
             api::GatewayFlavour::GatewayApi => Flavour::GatewayApi,

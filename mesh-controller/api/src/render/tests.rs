@@ -6,7 +6,8 @@ use std::{
 use mesh_core::{
     contract::{Caller, Contract},
     facts::{Anchor, Role, RootFacts, Target},
-    plan::{Consume, Delivery, Trust},
+    istio::Plane,
+    plan::{Consume, Delivery, Through, Trust},
 };
 
 use super::*;
@@ -30,6 +31,7 @@ fn settings() -> MemberSettings {
 fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
     let trust = Trust {
         trust_domain: format!("{peer}.mesh.example").parse().unwrap(),
+        identity: format!("spiffe://{peer}.mesh.example/ns/istio-system/sa/mesh-gateway").parse().unwrap(),
         anchors: vec![Anchor {
             generation: 1,
             certificate: format!("PEM of {peer}"),
@@ -49,7 +51,11 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
         mesh: "default".parse().unwrap(),
         cluster: cluster.parse().unwrap(),
         role,
+        plane: Plane::Envoy,
         trust_domain: format!("{cluster}.mesh.example").parse().unwrap(),
+        identity: format!("spiffe://{cluster}.mesh.example/ns/istio-system/sa/mesh-gateway").parse().unwrap(),
+        shared_identity: None,
+        istio: None,
         root: RootFacts {
             generation: 1,
             certificate: "PEM of root".to_owned(),
@@ -78,6 +84,7 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
             caller: Caller::Child,
             service: format!("{peer}-vmauth"),
             targets,
+            through: Through::Envoy,
         };
         delivery.consume.insert(peer.parse().unwrap(), consume);
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{Peer, Seat};
 use crate::{
-    facts::{Facts, MemberFacts, Obstacle},
+    facts::{Facts, MemberFacts, Obstacle, Reach},
     istio::{self, Discovery, Plane},
     names::ClusterName,
     remote::{Link, Pair, Pairs, server, stock_name, takeover},
@@ -35,11 +35,16 @@ pub(super) fn pairs(
             istiod: member.istio.as_ref().is_some_and(|seen| !seen.istiods.is_empty()),
             account: has_account(peer, consumer),
         };
-        let pair = Pair { step: link.step(now), life, wake_at: link.wake_at(now) };
+        let pair = Pair { member: peer.key.clone(), step: link.step(now), life, wake_at: link.wake_at(now) };
         (region.clone(), pair)
     };
     let reads = |(_, peer): &(&ClusterName, &Peer<'_>)| peer.seat.plane == Plane::Istio;
     regions.iter().filter(reads).map(pair).collect()
+}
+
+/// Whether there is something to say about them: they were looked for, or could not be.
+pub(super) fn settled(member: &MemberFacts, pairs: &Pairs) -> bool {
+    pairs.is_empty() || member.remote.secrets.is_some() || member.remote.unseen.is_some() || !matches!(member.reach, Reach::Answers { .. })
 }
 
 /// How the istiods of a member take a changed secret: each of them reads all secrets, so the one that does it worst decides.

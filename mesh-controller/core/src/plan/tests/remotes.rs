@@ -146,6 +146,18 @@ fn clusters_that_istiod_would_mistake_are_told_apart_before() {
     assert_eq!(pairs(&facts)[2], "management > region2: RemoteNetworkTwice");
 }
 
+#[test]
+fn nothing_is_said_before_secrets_were_looked_for_unless_they_cannot_be() {
+    let settled = |facts: &Facts| look(facts).members[&key("child1")].settled;
+    let mut facts = remote_fleet();
+    assert!(settled(&facts));
+    member_of(&mut facts, "child1").remote.secrets = None;
+    assert!(!settled(&facts));
+    member_of(&mut facts, "child1").remote.unseen = Some(Obstacle::new("Forbidden", "secrets"));
+    assert!(settled(&facts));
+    assert_eq!(verdict_of(&facts, "child1").reason, "Forbidden");
+}
+
 fn member_of<'a>(facts: &'a mut Facts, name: &str) -> &'a mut MemberFacts {
     facts.members.get_mut(&key(name)).unwrap()
 }
