@@ -47,8 +47,13 @@ pub fn stock_name(region: &ClusterName) -> String {
 /// The consumers whose istiod may read in a region.
 #[must_use]
 pub fn readers(discovery: Discovery, guests: &[Guest<'_>]) -> BTreeSet<ClusterName> {
-    let reads = |guest: &&Guest<'_>| discovery == Discovery::RemoteSecrets && guest.plane == Plane::Istio;
-    guests.iter().filter(reads).map(|guest| guest.cluster.clone()).collect()
+    let reads =
+        |guest: &&Guest<'_>| discovery == Discovery::RemoteSecrets && guest.plane == Plane::Istio;
+    guests
+        .iter()
+        .filter(reads)
+        .map(|guest| guest.cluster.clone())
+        .collect()
 }
 
 /// An API server, as peers see it.
@@ -66,8 +71,15 @@ impl Server {
     /// Changes whenever anything in the Secret changes but its token (FNV-1a, 64 bits: it is compared, and trusted with nothing).
     #[must_use]
     pub fn shape(&self, region: &ClusterName) -> String {
-        let parts = [Some(region.as_str()), Some(&self.url), self.tls_server_name.as_deref(), self.ca_pem.as_deref()];
-        let bytes = parts.into_iter().flat_map(|part| part.unwrap_or_default().bytes().chain([0]));
+        let parts = [
+            Some(region.as_str()),
+            Some(&self.url),
+            self.tls_server_name.as_deref(),
+            self.ca_pem.as_deref(),
+        ];
+        let bytes = parts
+            .into_iter()
+            .flat_map(|part| part.unwrap_or_default().bytes().chain([0]));
         let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
@@ -116,7 +128,9 @@ impl SecretFacts {
     /// Begin and end of its token, if they make sense.
     #[must_use]
     pub fn token(&self) -> Option<(Timestamp, Timestamp)> {
-        self.issued.zip(self.expires).filter(|(issued, expires)| issued < expires)
+        self.issued
+            .zip(self.expires)
+            .filter(|(issued, expires)| issued < expires)
     }
 
     /// When its token is to be replaced: after two thirds of its life, earlier by up to a fifteenth of it, so that pairs do not all
@@ -126,20 +140,28 @@ impl SecretFacts {
         let (issued, expires) = self.token()?;
         let life = expires.duration_since(issued).as_secs();
         let early = life / 15 * i64::from(stagger(consumer, region)) / 256;
-        issued.checked_add(SignedDuration::from_secs(life * 2 / 3 - early)).ok()
+        issued
+            .checked_add(SignedDuration::from_secs(life * 2 / 3 - early))
+            .ok()
     }
 
     /// When it must be told that its token was not replaced: five sixths of its life.
     #[must_use]
     pub fn late(&self) -> Option<Timestamp> {
         let (issued, expires) = self.token()?;
-        issued.checked_add(expires.duration_since(issued) / 6 * 5).ok()
+        issued
+            .checked_add(expires.duration_since(issued) / 6 * 5)
+            .ok()
     }
 }
 
 /// A byte that is the same for the same pair always (FNV-1a, folded).
 fn stagger(consumer: &ClusterName, region: &ClusterName) -> u8 {
-    let bytes = consumer.as_str().bytes().chain([0]).chain(region.as_str().bytes());
+    let bytes = consumer
+        .as_str()
+        .bytes()
+        .chain([0])
+        .chain(region.as_str().bytes());
     let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
@@ -183,7 +205,9 @@ impl Takeover {
     pub const fn note(self) -> Option<&'static str> {
         match self {
             Self::InPlace => None,
-            Self::Anew => Some("istiod before 1.30 loses the region for a moment when its secret changes, so tokens live 30 days at least"),
+            Self::Anew => Some(
+                "istiod before 1.30 loses the region for a moment when its secret changes, so tokens live 30 days at least",
+            ),
             Self::Flawed => Some(
                 "istiod 1.30 may keep an old token or lose endpoints when its secret changes (istio#60612, #60920, #61043), so tokens live 30 days at least",
             ),
@@ -242,7 +266,9 @@ impl Link<'_> {
     #[must_use]
     pub fn own(&self) -> Option<&SecretFacts> {
         let secrets = self.facts.secrets.as_ref()?;
-        secrets.get(&secret_name(self.region)).filter(|secret| secret.ours)
+        secrets
+            .get(&secret_name(self.region))
+            .filter(|secret| secret.ours)
     }
 
     /// Decides.
@@ -250,14 +276,22 @@ impl Link<'_> {
     pub fn step(&self, now: Timestamp) -> Step {
         let wait = |reason: &str, message: String| Step::Wait(Obstacle::new(reason, message));
         let Some(secrets) = &self.facts.secrets else {
-            let unknown = || Obstacle::new("RemoteSecretUnknown", "remote secrets were not looked for yet");
+            let unknown = || {
+                Obstacle::new(
+                    "RemoteSecretUnknown",
+                    "remote secrets were not looked for yet",
+                )
+            };
             return Step::Wait(self.facts.unseen.clone().unwrap_or_else(unknown));
         };
         let region = self.region;
         let name = secret_name(region);
         match secrets.get(&name) {
             Some(there) if !there.ours => {
-                return wait("RemoteSecretForeign", format!("Secret istio-system/{name} exists and is not ours; it is not touched"));
+                return wait(
+                    "RemoteSecretForeign",
+                    format!("Secret istio-system/{name} exists and is not ours; it is not touched"),
+                );
             }
             Some(there) if !self.is_stale(there, now) => return Step::Keep,
             Some(_) => {}
@@ -267,7 +301,12 @@ impl Link<'_> {
                     return Step::Wait(why.clone());
                 }
                 if !self.istiod {
-                    return wait("RemoteSecretAwaitsIstiod", format!("the remote secret of region {region} is written when istiod is there"));
+                    return wait(
+                        "RemoteSecretAwaitsIstiod",
+                        format!(
+                            "the remote secret of region {region} is written when istiod is there"
+                        ),
+                    );
                 }
             }
         }
@@ -275,16 +314,26 @@ impl Link<'_> {
             Err(why) => Step::Wait(why.clone()),
             Ok(_) if !self.account => {
                 let account = reader_account(self.consumer);
-                wait("RemoteReaderMissing", format!("ServiceAccount istio-system/{account} is not in region {region} yet"))
+                wait(
+                    "RemoteReaderMissing",
+                    format!("ServiceAccount istio-system/{account} is not in region {region} yet"),
+                )
             }
             Ok(server) => Step::Write(server.clone()),
         }
     }
 
     fn is_stale(&self, there: &SecretFacts, now: Timestamp) -> bool {
-        let moved = self.server.as_ref().is_ok_and(|server| there.shape.as_ref() != Some(&server.shape(self.region)));
+        let moved = self
+            .server
+            .as_ref()
+            .is_ok_and(|server| there.shape.as_ref() != Some(&server.shape(self.region)));
         // A token is of one account and dies with it, also when another of the same name follows.
-        let orphan = self.facts.readers.get(self.region).is_some_and(|uid| there.reader.as_ref() != Some(uid));
+        let orphan = self
+            .facts
+            .readers
+            .get(self.region)
+            .is_some_and(|uid| there.reader.as_ref() != Some(uid));
         let due = there.due(self.consumer, self.region);
         !there.intact || moved || orphan || due.is_none_or(|due| now >= due)
     }
@@ -295,7 +344,12 @@ impl Link<'_> {
         let own = self.own()?;
         let (issued, expires) = own.token()?;
         let synced = issued.checked_add(SYNC_DEADLINE).ok();
-        let times = [own.due(self.consumer, self.region), own.late(), Some(expires), synced];
+        let times = [
+            own.due(self.consumer, self.region),
+            own.late(),
+            Some(expires),
+            synced,
+        ];
         times.into_iter().flatten().filter(|at| *at > now).min()
     }
 }
@@ -306,21 +360,30 @@ impl Link<'_> {
 ///
 /// When it cannot be named, or leads each peer to itself.
 pub fn server(region: &ClusterName, facts: &RemoteFacts) -> Result<Server, Obstacle> {
-    let hint = format!("set spec.overrides.apiServer of MeshMember {region} to a URL that its peers can reach");
+    let hint = format!(
+        "set spec.overrides.apiServer of MeshMember {region} to a URL that its peers can reach"
+    );
     let Some(known) = &facts.server else {
         // Its CA is known only from its kubeconfig.
-        let message = format!("the API server of region {region} is not known: its kubeconfig was not read yet");
+        let message = format!(
+            "the API server of region {region} is not known: its kubeconfig was not read yet"
+        );
         return Err(Obstacle::new("RemoteServerUnknown", message));
     };
     let url = facts.advertised.as_ref().unwrap_or(&known.url);
     match place(url) {
-        Place::Far => Ok(Server { url: url.clone(), ..known.clone() }),
+        Place::Far => Ok(Server {
+            url: url.clone(),
+            ..known.clone()
+        }),
         Place::Here => {
-            let message = format!("API server {url:?} of region {region} leads each peer to itself: {hint}");
+            let message =
+                format!("API server {url:?} of region {region} leads each peer to itself: {hint}");
             Err(Obstacle::new("RemoteServerLocal", message))
         }
         Place::Nowhere => {
-            let message = format!("API server {url:?} of region {region} is not an https URL: {hint}");
+            let message =
+                format!("API server {url:?} of region {region} is not an https URL: {hint}");
             Err(Obstacle::new("RemoteServerInvalid", message))
         }
     }
@@ -345,7 +408,11 @@ fn place(url: &str) -> Place {
     }
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
-            Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => (host, port.strip_prefix(':').or(port.is_empty().then_some("443"))),
+            Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => (
+                host,
+                port.strip_prefix(':')
+                    .or_else(|| port.is_empty().then_some("443")),
+            ),
             Some(_) | None => return Place::Nowhere,
         },
         None => match authority.split_once(':') {
@@ -359,13 +426,20 @@ fn place(url: &str) -> Place {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     let last = host.rsplit('.').next().unwrap_or_default();
     match host.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
-        Ok(IpAddr::V4(ip)) if ip.is_loopback() || ip.is_unspecified() || ip.is_link_local() => Place::Here,
-        Ok(IpAddr::V6(ip)) if ip.is_loopback() || ip.is_unspecified() || ip.is_unicast_link_local() => Place::Here,
-        Ok(_) => Place::Far,
+        Ok(IpAddr::V4(ip)) if ip.is_loopback() || ip.is_unspecified() || ip.is_link_local() => {
+            Place::Here
+        }
+        Ok(IpAddr::V6(ip))
+            if ip.is_loopback() || ip.is_unspecified() || ip.is_unicast_link_local() =>
+        {
+            Place::Here
+        }
         Err(_) if host == "localhost" || host.ends_with(".localhost") => Place::Here,
         // Resolvers still take "127.1" and "2130706433" for addresses.
-        Err(_) if host.is_empty() || last.starts_with(|c: char| c.is_ascii_digit()) => Place::Nowhere,
-        Err(_) => Place::Far,
+        Err(_) if host.is_empty() || last.starts_with(|c: char| c.is_ascii_digit()) => {
+            Place::Nowhere
+        }
+        Ok(_) | Err(_) => Place::Far,
     }
 }
 

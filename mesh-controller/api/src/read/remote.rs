@@ -9,7 +9,10 @@ use crate::labels;
 /// The API server that a kubeconfig leads to.
 #[must_use]
 pub fn server(access: &ClusterAccess) -> Server {
-    let pem = access.ca_pem.as_ref().and_then(|pem| String::from_utf8(pem.clone()).ok());
+    let pem = access
+        .ca_pem
+        .as_ref()
+        .and_then(|pem| String::from_utf8(pem.clone()).ok());
     Server {
         url: access.server.clone(),
         tls_server_name: access.tls_server_name.clone(),

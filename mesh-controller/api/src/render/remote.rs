@@ -33,7 +33,8 @@ pub(super) fn readers(make: &Make<'_>, istio: &IstioDelivery) -> Vec<Rendered> {
         return Vec::new();
     }
     let accounts: Vec<String> = istio.readers.iter().map(reader_account).collect();
-    let subject = |name: &String| json!({ "kind": "ServiceAccount", "name": name, "namespace": NAMESPACE });
+    let subject =
+        |name: &String| json!({ "kind": "ServiceAccount", "name": name, "namespace": NAMESPACE });
     let subjects: Vec<Value> = accounts.iter().map(subject).collect();
     let read = |group: &str, resources: &[&str]| json!({ "apiGroups": [group], "resources": resources, "verbs": ["get", "list", "watch"] });
     let rules = [
@@ -44,11 +45,22 @@ pub(super) fn readers(make: &Make<'_>, istio: &IstioDelivery) -> Vec<Rendered> {
         read("networking.istio.io", &["workloadentries"]),
     ];
     let mut config = read("", &["configmaps"]);
-    let map = if istio.revision == DEFAULT_REVISION { "istio".to_owned() } else { format!("istio-{}", istio.revision) };
+    let map = if istio.revision == DEFAULT_REVISION {
+        "istio".to_owned()
+    } else {
+        format!("istio-{}", istio.revision)
+    };
     super::member::merge(&mut config, json!({ "resourceNames": [map] }));
     let bound = |kind: &str| json!({ "subjects": subjects, "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": READER } });
     // Its token is asked for by name; pods have no use for it.
-    let account = |name: &String| make.object(SERVICE_ACCOUNT, Some(NAMESPACE), name, json!({ "automountServiceAccountToken": false }));
+    let account = |name: &String| {
+        make.object(
+            SERVICE_ACCOUNT,
+            Some(NAMESPACE),
+            name,
+            json!({ "automountServiceAccountToken": false }),
+        )
+    };
     let mut objects: Vec<Rendered> = accounts.iter().map(account).collect();
     objects.extend([
         make.object(CLUSTER_ROLE, None, READER, json!({ "rules": rules })),
@@ -109,12 +121,25 @@ pub fn remote_secret(secret: &RemoteSecret<'_>, settings: (&str, &str)) -> Value
 fn kubeconfig(secret: &RemoteSecret<'_>) -> String {
     let quoted = |text: &str| Value::from(text).to_string();
     let region = secret.region.as_str();
-    let Server { url, tls_server_name, ca_pem } = secret.server;
-    let base64 = |pem: &String| serde_json::to_value(ByteString(pem.clone().into_bytes())).unwrap_or_default();
+    let Server {
+        url,
+        tls_server_name,
+        ca_pem,
+    } = secret.server;
+    let base64 = |pem: &String| {
+        serde_json::to_value(ByteString(pem.clone().into_bytes())).unwrap_or_default()
+    };
     let lines = [
-        ca_pem.as_ref().map(|pem| format!("    certificate-authority-data: {}\n", base64(pem).as_str().unwrap_or_default())),
+        ca_pem.as_ref().map(|pem| {
+            format!(
+                "    certificate-authority-data: {}\n",
+                base64(pem).as_str().unwrap_or_default()
+            )
+        }),
         Some(format!("    server: {}\n", quoted(url))),
-        tls_server_name.as_ref().map(|name| format!("    tls-server-name: {}\n", quoted(name))),
+        tls_server_name
+            .as_ref()
+            .map(|name| format!("    tls-server-name: {}\n", quoted(name))),
     ];
     let cluster: String = lines.into_iter().flatten().collect();
     let region = quoted(region);

@@ -32,10 +32,21 @@ fn id(name: &str) -> ObjectId {
 /// Whether what we put into a remote secret under this key is still ours: whoever writes to it takes it out of our managed fields.
 pub(crate) fn is_intact(meta: &ObjectMeta, key: &str) -> bool {
     let ours = meta.managed_fields.iter().flatten().filter(|entry| {
-        entry.manager.as_deref() == Some(labels::CONTROLLER) && entry.operation.as_deref() == Some("Apply")
+        entry.manager.as_deref() == Some(labels::CONTROLLER)
+            && entry.operation.as_deref() == Some("Apply")
     });
-    let holds = |fields: &Value| fields.get("f:data").and_then(|data| data.get(format!("f:{key}"))).is_some();
-    ours.into_iter().any(|entry| entry.fields_v1.as_ref().is_some_and(|fields| holds(&fields.0)))
+    let holds = |fields: &Value| {
+        fields
+            .get("f:data")
+            .and_then(|data| data.get(format!("f:{key}")))
+            .is_some()
+    };
+    ours.into_iter().any(|entry| {
+        entry
+            .fields_v1
+            .as_ref()
+            .is_some_and(|fields| holds(&fields.0))
+    })
 }
 
 impl Writer {
@@ -45,7 +56,9 @@ impl Writer {
 
     /// A remote secret's metadata, with its managed fields.
     pub(crate) async fn remote_meta(&self, name: &str) -> Result<Option<ObjectMeta>, CallError> {
-        let found = call_opt("get", id(name), self.secrets().get_metadata_opt(name)).await?.flatten();
+        let found = call_opt("get", id(name), self.secrets().get_metadata_opt(name))
+            .await?
+            .flatten();
         Ok(found.map(|found| found.metadata))
     }
 
@@ -54,21 +67,32 @@ impl Writer {
     /// # Errors
     ///
     /// When it is foreign or could not be written; nothing of its content is in the words.
-    pub(crate) async fn put_remote(&self, name: &str, mut body: Value) -> Result<ObjectMeta, Obstacle> {
+    pub(crate) async fn put_remote(
+        &self,
+        name: &str,
+        mut body: Value,
+    ) -> Result<ObjectMeta, Obstacle> {
         let id = id(name);
-        let live = self.remote_meta(name).await.map_err(|error| error.obstacle())?;
+        let live = self
+            .remote_meta(name)
+            .await
+            .map_err(|error| error.obstacle())?;
         if let Some(live) = &live {
             if !self.owner.owns(live) {
                 return Err(refusal(&id, live));
             }
             if live.deletion_timestamp.is_some() {
-                return Err(Obstacle::new("BeingDeleted", format!("{id} is being deleted")));
+                return Err(Obstacle::new(
+                    "BeingDeleted",
+                    format!("{id} is being deleted"),
+                ));
             }
             if let Some(meta) = body.pointer_mut("/metadata").and_then(Value::as_object_mut) {
                 meta.insert("uid".to_owned(), json!(live.uid));
             }
         }
-        self.allowed("apply", &id).map_err(|error| error.obstacle())?;
+        self.allowed("apply", &id)
+            .map_err(|error| error.obstacle())?;
         // Not forced where nothing was: whoever is faster than we are keeps his object.
         let params = PatchParams {
             force: live.is_some(),
@@ -78,7 +102,9 @@ impl Writer {
         let secrets = self.secrets();
         let patch = Patch::Apply(&body);
         let written = call("apply", &id, secrets.patch_metadata(name, &params, &patch)).await;
-        written.map(|written| written.metadata).map_err(|error| error.obstacle())
+        written
+            .map(|written| written.metadata)
+            .map_err(|error| error.obstacle())
     }
 
     /// Deletes remote secrets of ours but these. Says how many there were.
@@ -89,7 +115,12 @@ impl Writer {
     pub(crate) async fn prune_remotes(&self, kept: &BTreeSet<String>) -> Result<u32, CallError> {
         let which = format!("{},{}=true", self.owner.selector(), labels::MULTI_CLUSTER);
         let params = ListParams::default().labels(&which);
-        let list = call("list", "remote secrets", self.secrets().list_metadata(&params)).await?;
+        let list = call(
+            "list",
+            "remote secrets",
+            self.secrets().list_metadata(&params),
+        )
+        .await?;
         let mut found = 0;
         for secret in list.items {
             let meta = secret.metadata;

@@ -57,7 +57,10 @@ pub(crate) struct Opened {
 impl Ways {
     pub(crate) fn open(&self, key: &MemberKey, client: &Client) -> Opened {
         let number = self.0.count.fetch_add(1, Ordering::Relaxed);
-        self.0.clients.lock().insert(key.clone(), (number, client.clone()));
+        self.0
+            .clients
+            .lock()
+            .insert(key.clone(), (number, client.clone()));
         Opened {
             ways: self.clone(),
             key: key.clone(),
@@ -66,7 +69,11 @@ impl Ways {
     }
 
     pub(crate) fn to(&self, key: &MemberKey) -> Option<Client> {
-        self.0.clients.lock().get(key).map(|(_, client)| client.clone())
+        self.0
+            .clients
+            .lock()
+            .get(key)
+            .map(|(_, client)| client.clone())
     }
 }
 
@@ -74,7 +81,10 @@ impl Drop for Opened {
     fn drop(&mut self) {
         let mut clients = self.ways.0.clients.lock();
         // Another session may have opened it anew.
-        if clients.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+        if clients
+            .get(&self.key)
+            .is_some_and(|(number, _)| *number == self.number)
+        {
             clients.remove(&self.key);
         }
     }
@@ -84,8 +94,8 @@ impl Drop for Opened {
 struct Issued {
     token: Redacted,
     reader: String,
-    issued: Timestamp,
-    expires: Timestamp,
+    from: Timestamp,
+    until: Timestamp,
 }
 
 /// A region, as one consumer reads it.
@@ -110,14 +120,26 @@ impl Region<'_> {
     /// UID of the account, if it is there and ours.
     pub(crate) async fn reader(&self) -> Result<Option<String>, CallError> {
         let (name, object) = self.account();
-        let found = call_opt("get", object, self.accounts().get_metadata_opt(&name)).await?.flatten();
-        let meta = found.map(|found| found.metadata).filter(|meta| meta.deletion_timestamp.is_none());
-        Ok(meta.filter(|meta| self.is_ours(meta)).and_then(|meta| meta.uid))
+        let found = call_opt("get", object, self.accounts().get_metadata_opt(&name))
+            .await?
+            .flatten();
+        let meta = found
+            .map(|found| found.metadata)
+            .filter(|meta| meta.deletion_timestamp.is_none());
+        Ok(meta
+            .filter(|meta| self.is_ours(meta))
+            .and_then(|meta| meta.uid))
     }
 
     fn is_ours(&self, meta: &ObjectMeta) -> bool {
-        let label = |name: &str| meta.labels.as_ref().and_then(|all| all.get(name)).map(String::as_str);
-        label(labels::MANAGED_BY) == Some(labels::MANAGED_BY_US) && label(labels::INSTALL) == Some(self.install)
+        let label = |name: &str| {
+            meta.labels
+                .as_ref()
+                .and_then(|all| all.get(name))
+                .map(String::as_str)
+        };
+        label(labels::MANAGED_BY) == Some(labels::MANAGED_BY_US)
+            && label(labels::INSTALL) == Some(self.install)
     }
 
     /// Asks for a token. The API server may make it shorter.
@@ -136,15 +158,25 @@ impl Region<'_> {
         let (accounts, params) = (self.accounts(), PostParams::default());
         let issued = Timestamp::now();
         let asking = accounts.create_token_request(&name, &params, &request);
-        let answer = call("create a token of", &object, asking).await.map_err(|error| error.obstacle())?;
-        let empty = || Obstacle::new("RemoteTokenEmpty", format!("asked for a token of {object}, the answer holds none"));
-        let status = answer.status.filter(|status| !status.token.is_empty()).ok_or_else(empty)?;
+        let answer = call("create a token of", &object, asking)
+            .await
+            .map_err(|error| error.obstacle())?;
+        let empty = || {
+            Obstacle::new(
+                "RemoteTokenEmpty",
+                format!("asked for a token of {object}, the answer holds none"),
+            )
+        };
+        let status = answer
+            .status
+            .filter(|status| !status.token.is_empty())
+            .ok_or_else(empty)?;
         Ok(Issued {
             token: Redacted::new(status.token),
             reader,
             // Kept in whole seconds.
-            issued: Timestamp::from_second(issued.as_second()).unwrap_or(issued),
-            expires: status.expiration_timestamp.0,
+            from: Timestamp::from_second(issued.as_second()).unwrap_or(issued),
+            until: status.expiration_timestamp.0,
         })
     }
 }
@@ -160,11 +192,20 @@ pub(crate) struct Scribe<'a> {
 
 impl Scribe<'_> {
     /// One token, one write.
-    pub(crate) async fn write(&self, region: &Region<'_>, server: &Server, life: Lifetime) -> Result<ObjectMeta, Obstacle> {
+    pub(crate) async fn write(
+        &self,
+        region: &Region<'_>,
+        server: &Server,
+        life: Lifetime,
+    ) -> Result<ObjectMeta, Obstacle> {
         let name = secret_name(region.name);
         // A replica that does not lead has no tokens made.
         if !(self.gate)() {
-            return Err(CallError::NotLeading { verb: "apply", object: name }.obstacle());
+            return Err(CallError::NotLeading {
+                verb: "apply",
+                object: name,
+            }
+            .obstacle());
         }
         self.metrics.remote_token();
         let issued = region.token(life).await?;
@@ -173,13 +214,13 @@ impl Scribe<'_> {
             server,
             reader: &issued.reader,
             token: &issued.token,
-            issued: issued.issued,
-            expires: issued.expires,
+            issued: issued.from,
+            expires: issued.until,
         };
         self.metrics.remote_secret();
         let body = remote_secret(&secret, (self.install, self.member));
         let written = self.writer.put_remote(&name, body).await?;
-        tracing::info!(region = %region.name, consumer = %region.consumer, until = %issued.expires, "Wrote a remote secret");
+        tracing::info!(region = %region.name, consumer = %region.consumer, until = %issued.until, "Wrote a remote secret");
         Ok(written)
     }
 }

@@ -33,13 +33,24 @@ impl View<'_> {
             Step::Wait(why) => Some(why),
             Step::Write(_) => known.failed.get(region),
         };
-        let secret = known.secrets.as_ref().and_then(|secrets| secrets.get(&name)).filter(|secret| secret.ours);
+        let secret = known
+            .secrets
+            .as_ref()
+            .and_then(|secrets| secrets.get(&name))
+            .filter(|secret| secret.ours);
         let Some(secret) = secret else {
-            let missing = || Obstacle::new("RemoteSecretMissing", format!("Secret istio-system/{name} is being written"));
+            let missing = || {
+                Obstacle::new(
+                    "RemoteSecretMissing",
+                    format!("Secret istio-system/{name} is being written"),
+                )
+            };
             return Err(hindered.cloned().unwrap_or_else(missing));
         };
         if secret.expires.is_none_or(|end| end <= self.now) {
-            let why = hindered.map(|why| format!(": {}", why.message)).unwrap_or_default();
+            let why = hindered
+                .map(|why| format!(": {}", why.message))
+                .unwrap_or_default();
             let message = format!("the token in Secret istio-system/{name} is over{why}");
             return Err(Obstacle::new("RemoteTokenExpired", message));
         }
@@ -47,18 +58,26 @@ impl View<'_> {
         match hindered {
             Some(why) if secret.late().is_none_or(|late| late <= self.now) => Err(why.clone()),
             // There is time.
-            Some(why) => Ok(Some(format!("the token for region {region} is to be renewed: {}", why.message))),
+            Some(why) => Ok(Some(format!(
+                "the token for region {region} is to be renewed: {}",
+                why.message
+            ))),
             None => Ok(None),
         }
     }
 
     /// What istiod says about a secret that it has had time for. Where nobody has asked it, there is nothing to say.
     fn synced(&self, region: &ClusterName, secret: &SecretFacts) -> Result<(), Obstacle> {
-        let deadline = secret.issued.and_then(|issued| issued.checked_add(SYNC_DEADLINE).ok());
+        let deadline = secret
+            .issued
+            .and_then(|issued| issued.checked_add(SYNC_DEADLINE).ok());
         if deadline.is_none_or(|deadline| self.now < deadline) {
             return Ok(());
         }
-        let said = self.replicas().filter_map(|(_, replica)| replica.remotes.get(region)).max();
+        let said = self
+            .replicas()
+            .filter_map(|(_, replica)| replica.remotes.get(region))
+            .max();
         match said {
             None | Some(Synced::Synced) => Ok(()),
             // Before 1.31 an istiod that may not read Secrets there says so for ever, and works.
@@ -68,10 +87,11 @@ impl View<'_> {
                     Synced::Timeout if !self.leaves_out_secrets() => {
                         "; it may not read Secrets there and must not try: set PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER=false on it"
                     }
-                    _ => "",
+                    Synced::Timeout | Synced::Synced | Synced::Syncing | Synced::Absent => "",
                 };
                 let word = other.as_str();
-                let message = format!("istiod says {word} of region {region} (/debug/clusterz){hint}");
+                let message =
+                    format!("istiod says {word} of region {region} (/debug/clusterz){hint}");
                 Err(Obstacle::new("RemoteNotSynced", message))
             }
         }

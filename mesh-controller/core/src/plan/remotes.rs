@@ -32,10 +32,18 @@ pub(super) fn pairs(
             facts: &member.remote,
             server: &server(region, &peer.facts.remote),
             collision: collision.as_ref(),
-            istiod: member.istio.as_ref().is_some_and(|seen| !seen.istiods.is_empty()),
+            istiod: member
+                .istio
+                .as_ref()
+                .is_some_and(|seen| !seen.istiods.is_empty()),
             account: has_account(peer, consumer),
         };
-        let pair = Pair { member: peer.key.clone(), step: link.step(now), life, wake_at: link.wake_at(now) };
+        let pair = Pair {
+            member: peer.key.clone(),
+            step: link.step(now),
+            life,
+            wake_at: link.wake_at(now),
+        };
         (region.clone(), pair)
     };
     let reads = |(_, peer): &(&ClusterName, &Peer<'_>)| peer.seat.plane == Plane::Istio;
@@ -44,14 +52,21 @@ pub(super) fn pairs(
 
 /// Whether there is something to say about them: they were looked for, or could not be.
 pub(super) fn settled(member: &MemberFacts, pairs: &Pairs) -> bool {
-    pairs.is_empty() || member.remote.secrets.is_some() || member.remote.unseen.is_some() || !matches!(member.reach, Reach::Answers { .. })
+    pairs.is_empty()
+        || member.remote.secrets.is_some()
+        || member.remote.unseen.is_some()
+        || !matches!(member.reach, Reach::Answers { .. })
 }
 
 /// How the istiods of a member take a changed secret: each of them reads all secrets, so the one that does it worst decides.
 pub(crate) fn takes(member: &MemberFacts) -> crate::remote::Takeover {
     let istiods = member.istio.iter().flat_map(|seen| &seen.istiods);
     let versions = istiods.map(|istiod| istiod.version.as_deref());
-    takeover(versions.min_by_key(|version| version.and_then(istio::release)).flatten())
+    takeover(
+        versions
+            .min_by_key(|version| version.and_then(istio::release))
+            .flatten(),
+    )
 }
 
 fn has_account(region: &Peer<'_>, consumer: &ClusterName) -> bool {
@@ -70,7 +85,9 @@ pub(crate) fn collision(
     let local = member.istio.iter().flat_map(|seen| &seen.istiods);
     let mut local = local.map(|istiod| istiod.cluster.as_deref().unwrap_or("Kubernetes"));
     if region == own || local.any(|id| id == region.as_str()) {
-        let message = format!("istiod of {own} takes cluster ID {region} for its own: set global.multiCluster.clusterName of Istio's charts");
+        let message = format!(
+            "istiod of {own} takes cluster ID {region} for its own: set global.multiCluster.clusterName of Istio's charts"
+        );
         return Some(Obstacle::new("RemoteSecretOwnId", message));
     }
     let stock = stock_name(region);
@@ -89,9 +106,15 @@ pub(crate) fn collision(
         seen.unwrap_or_else(|| istio::network(cluster))
     };
     let here = network(region, regions.get(region)?.facts);
-    let others = regions.iter().filter(|(name, peer)| *name != region && peer.seat.plane == Plane::Istio);
-    let others = others.map(|(name, peer)| (name, peer.facts)).chain([(own, member)]);
-    let twice = others.into_iter().find(|(name, facts)| network(name, facts) == here);
+    let others = regions
+        .iter()
+        .filter(|(name, peer)| *name != region && peer.seat.plane == Plane::Istio);
+    let others = others
+        .map(|(name, peer)| (name, peer.facts))
+        .chain([(own, member)]);
+    let twice = others
+        .into_iter()
+        .find(|(name, facts)| network(name, facts) == here);
     twice.map(|(other, _)| {
         let message = format!(
             "{region} and {other} are both labelled topology.istio.io/network={here}: istiod would call pods of one from the other"

@@ -31,7 +31,7 @@ fn secret(issued: i64, life: i64) -> SecretFacts {
 }
 
 /// What is not as usual.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Odd {
     collision: Option<&'static str>,
     server: Option<&'static str>,
@@ -47,7 +47,9 @@ fn decide(facts: &RemoteFacts, now: i64, odd: Odd) -> String {
         consumer: &name("child1"),
         region: &name("region1"),
         facts,
-        server: &odd.server.map_or_else(|| Ok(far()), |reason| Err(why(reason))),
+        server: &odd
+            .server
+            .map_or_else(|| Ok(far()), |reason| Err(why(reason))),
         collision: collision.as_ref(),
         istiod: !odd.no_istiod,
         account: !odd.no_account,
@@ -61,7 +63,12 @@ fn decide(facts: &RemoteFacts, now: i64, odd: Odd) -> String {
 
 fn with(secrets: &[(&str, SecretFacts)]) -> RemoteFacts {
     RemoteFacts {
-        secrets: Some(secrets.iter().map(|(name, secret)| ((*name).to_owned(), secret.clone())).collect()),
+        secrets: Some(
+            secrets
+                .iter()
+                .map(|(name, secret)| ((*name).to_owned(), secret.clone()))
+                .collect(),
+        ),
         readers: [(name("region1"), "uid".to_owned())].into(),
         ..RemoteFacts::default()
     }
@@ -75,8 +82,15 @@ fn what_is_missing_is_written_and_what_is_there_is_kept() {
     assert_eq!(decide(&with(&[]), 0, Odd::default()), "write");
     let there = with(&[(OURS, secret(0, DAY))]);
     assert_eq!(decide(&there, DAY / 2, Odd::default()), "keep");
-    assert_eq!(decide(&there, DAY * 2 / 3, Odd::default()), "write", "two thirds");
-    assert_eq!(decide(&RemoteFacts::default(), 0, Odd::default()), "RemoteSecretUnknown");
+    assert_eq!(
+        decide(&there, DAY * 2 / 3, Odd::default()),
+        "write",
+        "two thirds"
+    );
+    assert_eq!(
+        decide(&RemoteFacts::default(), 0, Odd::default()),
+        "RemoteSecretUnknown"
+    );
 }
 
 #[test]
@@ -87,28 +101,73 @@ fn a_secret_that_is_not_what_it_was_is_written_anew() {
         decide(&with(&[(OURS, secret)]), 10, Odd::default())
     };
     assert_eq!(changed(|_| ()), "keep");
-    assert_eq!(changed(|s| s.intact = false), "write", "somebody wrote to it");
-    assert_eq!(changed(|s| s.shape = Some("other".to_owned())), "write", "the server is another");
-    assert_eq!(changed(|s| s.reader = Some("old".to_owned())), "write", "the account was made anew");
-    assert_eq!(changed(|s| s.expires = None), "write", "nobody knows when it ends");
+    assert_eq!(
+        changed(|s| s.intact = false),
+        "write",
+        "somebody wrote to it"
+    );
+    assert_eq!(
+        changed(|s| s.shape = Some("other".to_owned())),
+        "write",
+        "the server is another"
+    );
+    assert_eq!(
+        changed(|s| s.reader = Some("old".to_owned())),
+        "write",
+        "the account was made anew"
+    );
+    assert_eq!(
+        changed(|s| s.expires = None),
+        "write",
+        "nobody knows when it ends"
+    );
     assert_eq!(changed(|s| s.ours = false), "RemoteSecretForeign");
-    let unseen = RemoteFacts { readers: BTreeMap::new(), ..with(&[(OURS, secret(0, DAY))]) };
-    assert_eq!(decide(&unseen, 10, Odd::default()), "keep", "after a restart nobody has looked at the account");
+    let unseen = RemoteFacts {
+        readers: BTreeMap::new(),
+        ..with(&[(OURS, secret(0, DAY))])
+    };
+    assert_eq!(
+        decide(&unseen, 10, Odd::default()),
+        "keep",
+        "after a restart nobody has looked at the account"
+    );
 }
 
 #[test]
 fn nothing_new_is_given_to_an_istiod_that_would_mistake_it() {
-    let mistaken = || Odd { collision: Some("RemoteSecretOwnId"), ..Odd::default() };
-    let no_istiod = || Odd { no_istiod: true, ..Odd::default() };
+    let mistaken = || Odd {
+        collision: Some("RemoteSecretOwnId"),
+        ..Odd::default()
+    };
+    let no_istiod = || Odd {
+        no_istiod: true,
+        ..Odd::default()
+    };
     assert_eq!(decide(&with(&[]), 0, mistaken()), "RemoteSecretOwnId");
     // What it learnt is neither taken away nor left to die.
     let there = with(&[(OURS, secret(0, DAY))]);
     assert_eq!(decide(&there, 10, mistaken()), "keep");
     assert_eq!(decide(&there, DAY - 1, mistaken()), "write");
-    assert_eq!(decide(&with(&[]), 0, no_istiod()), "RemoteSecretAwaitsIstiod");
+    assert_eq!(
+        decide(&with(&[]), 0, no_istiod()),
+        "RemoteSecretAwaitsIstiod"
+    );
     assert_eq!(decide(&there, DAY - 1, no_istiod()), "write");
-    assert_eq!(decide(&with(&[]), 0, Odd { no_account: true, ..Odd::default() }), "RemoteReaderMissing");
-    let nowhere = || Odd { server: Some("RemoteServerLocal"), ..Odd::default() };
+    assert_eq!(
+        decide(
+            &with(&[]),
+            0,
+            Odd {
+                no_account: true,
+                ..Odd::default()
+            }
+        ),
+        "RemoteReaderMissing"
+    );
+    let nowhere = || Odd {
+        server: Some("RemoteServerLocal"),
+        ..Odd::default()
+    };
     assert_eq!(decide(&with(&[]), 0, nowhere()), "RemoteServerLocal");
     assert_eq!(decide(&there, 10, nowhere()), "keep");
     assert_eq!(decide(&there, DAY - 1, nowhere()), "RemoteServerLocal");
@@ -130,11 +189,22 @@ fn versions_decide_how_long_a_token_lives() {
     for (version, expected) in cases {
         assert_eq!(takeover(version), expected, "{version:?}");
         let life = |seconds| expected.life(Lifetime::from_secs(seconds)).as_secs();
-        let short = if expected == Takeover::InPlace { 900 } else { 30 * 86_400 };
-        assert_eq!((life(900), life(90 * 86_400)), (short, 90 * 86_400), "{version:?}");
+        let short = if expected == Takeover::InPlace {
+            900
+        } else {
+            30 * 86_400
+        };
+        assert_eq!(
+            (life(900), life(90 * 86_400)),
+            (short, 90 * 86_400),
+            "{version:?}"
+        );
         assert_eq!(expected.note().is_none(), expected == Takeover::InPlace);
     }
-    assert_eq!(Takeover::InPlace.life(Lifetime::from_secs(1)).as_secs(), SHORTEST);
+    assert_eq!(
+        Takeover::InPlace.life(Lifetime::from_secs(1)).as_secs(),
+        SHORTEST
+    );
 }
 
 #[test]
@@ -170,22 +240,55 @@ fn a_server_that_leads_peers_to_themselves_is_refused() {
         ("https://a\n- name: x", "RemoteServerInvalid"),
     ];
     for (url, expected) in cases {
-        let known = Server { url: url.to_owned(), ..far() };
-        let facts = RemoteFacts { server: Some(known), ..RemoteFacts::default() };
+        let known = Server {
+            url: url.to_owned(),
+            ..far()
+        };
+        let facts = RemoteFacts {
+            server: Some(known),
+            ..RemoteFacts::default()
+        };
         let found = server(&name("region1"), &facts);
-        let word = found.as_ref().map_or_else(|why| why.reason.as_str(), |_| "far");
+        let word = found
+            .as_ref()
+            .map_or_else(|why| why.reason.as_str(), |_| "far");
         assert_eq!(word, expected, "{url}");
         if let Err(why) = found {
-            assert!(why.message.contains("spec.overrides.apiServer of MeshMember region1"), "{}", why.message);
+            assert!(
+                why.message
+                    .contains("spec.overrides.apiServer of MeshMember region1"),
+                "{}",
+                why.message
+            );
         }
         // What a person says is used in its place, and judged in the same way.
-        let over = RemoteFacts { advertised: Some("https://api.example".to_owned()), ..facts };
-        assert_eq!(server(&name("region1"), &over).unwrap().url, "https://api.example");
-        let over = RemoteFacts { server: Some(far()), advertised: Some(url.to_owned()), ..over };
-        assert_eq!(server(&name("region1"), &over).is_ok(), expected == "far", "{url}");
+        let over = RemoteFacts {
+            advertised: Some("https://api.example".to_owned()),
+            ..facts
+        };
+        assert_eq!(
+            server(&name("region1"), &over).unwrap().url,
+            "https://api.example"
+        );
+        let over = RemoteFacts {
+            server: Some(far()),
+            advertised: Some(url.to_owned()),
+            ..over
+        };
+        assert_eq!(
+            server(&name("region1"), &over).is_ok(),
+            expected == "far",
+            "{url}"
+        );
     }
-    let unknown = RemoteFacts { advertised: Some("https://api.example".to_owned()), ..RemoteFacts::default() };
-    assert_eq!(server(&name("region1"), &unknown).unwrap_err().reason, "RemoteServerUnknown");
+    let unknown = RemoteFacts {
+        advertised: Some("https://api.example".to_owned()),
+        ..RemoteFacts::default()
+    };
+    assert_eq!(
+        server(&name("region1"), &unknown).unwrap_err().reason,
+        "RemoteServerUnknown"
+    );
 }
 
 #[test]
@@ -193,9 +296,18 @@ fn the_shape_is_of_everything_but_the_token() {
     let region = name("region1");
     let shape = far().shape(&region);
     let others = [
-        Server { url: "https://192.0.2.8:6443".to_owned(), ..far() },
-        Server { tls_server_name: Some("kubernetes".to_owned()), ..far() },
-        Server { ca_pem: None, ..far() },
+        Server {
+            url: "https://192.0.2.8:6443".to_owned(),
+            ..far()
+        },
+        Server {
+            tls_server_name: Some("kubernetes".to_owned()),
+            ..far()
+        },
+        Server {
+            ca_pem: None,
+            ..far()
+        },
     ];
     assert!(others.iter().all(|other| other.shape(&region) != shape));
     assert_ne!(far().shape(&name("region2")), shape);
@@ -221,11 +333,21 @@ fn what_changes_by_time_alone_is_looked_at_in_time() {
         seen.push(next.as_second());
         now = next;
     }
-    let due = facts.secrets.as_ref().unwrap()[OURS].due(&consumer, &region).unwrap().as_second();
+    let due = facts.secrets.as_ref().unwrap()[OURS]
+        .due(&consumer, &region)
+        .unwrap()
+        .as_second();
     assert_eq!(seen, [30, due, 750, 900]);
     let syncs = ["synced", "syncing", "timeout", "absent"];
-    assert!(syncs.iter().all(|word| Synced::read(word).unwrap().as_str() == *word));
-    assert!(Synced::Synced < Synced::Syncing && Synced::Syncing < Synced::Timeout, "the worst counts");
+    assert!(
+        syncs
+            .iter()
+            .all(|word| Synced::read(word).unwrap().as_str() == *word)
+    );
+    assert!(
+        Synced::Synced < Synced::Syncing && Synced::Syncing < Synced::Timeout,
+        "the worst counts"
+    );
 }
 
 proptest! {
@@ -253,7 +375,11 @@ proptest! {
 
 #[test]
 fn pairs_do_not_all_renew_at_once() {
-    let due = |i: usize| secret(0, DAY).due(&name(&format!("child{i}")), &name("region1")).unwrap();
+    let due = |i: usize| {
+        secret(0, DAY)
+            .due(&name(&format!("child{i}")), &name("region1"))
+            .unwrap()
+    };
     let times: BTreeSet<Timestamp> = (0..100).map(due).collect();
     assert!(times.len() > 60, "{} different times", times.len());
 }

@@ -15,7 +15,11 @@ fn secret(tls: Option<&str>, token: &str) -> (Value, String) {
     };
     let token = Redacted::new(token.to_owned());
     let at = |text: &str| text.parse::<Timestamp>().unwrap();
-    let (region, issued, expires) = (name("region1"), at("2030-01-01T00:00:00Z"), at("2030-01-02T00:00:00Z"));
+    let (region, issued, expires) = (
+        name("region1"),
+        at("2030-01-01T00:00:00Z"),
+        at("2030-01-02T00:00:00Z"),
+    );
     let secret = RemoteSecret {
         region: &region,
         server: &server,
@@ -25,7 +29,10 @@ fn secret(tls: Option<&str>, token: &str) -> (Value, String) {
         expires,
     };
     assert!(!format!("{secret:?}").contains("hidden"), "{secret:?}");
-    (remote_secret(&secret, ("install-uid", "member-uid")), kubeconfig(&secret))
+    (
+        remote_secret(&secret, ("install-uid", "member-uid")),
+        kubeconfig(&secret),
+    )
 }
 
 #[test]
@@ -85,7 +92,14 @@ users:
 fn what_a_token_holds_cannot_leave_its_line() {
     let (_, kubeconfig) = secret(None, "hidden\"\n    exec: {command: x}\n");
     let read: Value = serde_saphyr::from_str(&kubeconfig).unwrap();
-    assert_eq!(read["users"][0]["user"].as_object().unwrap().keys().collect::<Vec<_>>(), ["token"]);
+    assert_eq!(
+        read["users"][0]["user"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .collect::<Vec<_>>(),
+        ["token"]
+    );
 }
 
 #[test]
@@ -130,7 +144,10 @@ fn rendered(revision: &str, readers: &[&str]) -> Vec<Rendered> {
 #[test]
 fn readers_may_read_what_istiod_watches_and_nothing_else() {
     let objects = rendered("default", &["child1", "management"]);
-    let names: Vec<String> = objects.iter().map(|o| format!("{} {}", o.kind.kind, o.name)).collect();
+    let names: Vec<String> = objects
+        .iter()
+        .map(|o| format!("{} {}", o.kind.kind, o.name))
+        .collect();
     let expected = [
         "ServiceAccount mesh-reader-child1",
         "ServiceAccount mesh-reader-management",
@@ -141,10 +158,24 @@ fn readers_may_read_what_istiod_watches_and_nothing_else() {
     ];
     assert_eq!(names, expected);
     let mut may = Vec::new();
-    for rule in objects.iter().flat_map(|o| o.body["rules"].as_array().into_iter().flatten()) {
+    for rule in objects
+        .iter()
+        .flat_map(|o| o.body["rules"].as_array().into_iter().flatten())
+    {
         assert_eq!(rule["verbs"], json!(["get", "list", "watch"]));
-        for (group, resource) in rule["apiGroups"].as_array().unwrap().iter().zip(std::iter::repeat(&rule["resources"])) {
-            may.extend(resource.as_array().unwrap().iter().map(|r| format!("{}/{}", group.as_str().unwrap(), r.as_str().unwrap())));
+        for (group, resource) in rule["apiGroups"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(std::iter::repeat(&rule["resources"]))
+        {
+            may.extend(
+                resource
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|r| format!("{}/{}", group.as_str().unwrap(), r.as_str().unwrap())),
+            );
         }
     }
     let allowed = [
@@ -163,10 +194,22 @@ fn readers_may_read_what_istiod_watches_and_nothing_else() {
     assert_eq!(config.namespace.as_deref(), Some("istio-system"));
     assert_eq!(config.body["rules"][0]["resourceNames"], json!(["istio"]));
     for binding in [&objects[3], &objects[5]] {
-        let of: Vec<&str> = binding.body["subjects"].as_array().unwrap().iter().map(|s| s["name"].as_str().unwrap()).collect();
+        let of: Vec<&str> = binding.body["subjects"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|s| s["name"].as_str().unwrap())
+            .collect();
         assert_eq!(of, ["mesh-reader-child1", "mesh-reader-management"]);
     }
-    assert!(objects.iter().all(|o| crate::render::prunable().contains(&o.kind)));
-    assert_eq!(rendered("1-31", &["child1"])[3].body["rules"][0]["resourceNames"], json!(["istio-1-31"]));
+    assert!(
+        objects
+            .iter()
+            .all(|o| crate::render::prunable().contains(&o.kind))
+    );
+    assert_eq!(
+        rendered("1-31", &["child1"])[3].body["rules"][0]["resourceNames"],
+        json!(["istio-1-31"])
+    );
     assert!(rendered("default", &[]).is_empty());
 }

@@ -8,10 +8,7 @@ use std::{
 
 use futures::{StreamExt as _, stream};
 use k8s_openapi::{api::core::v1::Secret, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use kube::{
-    Api, Client, ResourceExt as _,
-    api::PartialObjectMeta,
-};
+use kube::{Api, Client, ResourceExt as _, api::PartialObjectMeta};
 use mesh_api::{NAMESPACE, labels, read};
 use mesh_core::{
     facts::Obstacle,
@@ -66,8 +63,15 @@ struct Books {
 impl Books {
     /// Those of ours whose present version nobody has looked at closely.
     fn unknown(&self, owner: &Owner) -> Vec<String> {
-        let ours = self.secrets.iter().filter(|(_, secret)| owner.owns(&secret.metadata));
-        let known = |name: &str, version: &str| self.looked.get(name).is_some_and(|(known, _)| known == version);
+        let ours = self
+            .secrets
+            .iter()
+            .filter(|(_, secret)| owner.owns(&secret.metadata));
+        let known = |name: &str, version: &str| {
+            self.looked
+                .get(name)
+                .is_some_and(|(known, _)| known == version)
+        };
         ours.map(|(key, secret)| (key.name.clone(), version(&secret.metadata)))
             .filter(|(name, version)| !known(name, version))
             .map(|(name, _)| name)
@@ -75,7 +79,10 @@ impl Books {
     }
 
     fn look(&mut self, name: &str, meta: &ObjectMeta) {
-        let key = meta.annotations.as_ref().and_then(|all| all.get(labels::REMOTE_CLUSTER));
+        let key = meta
+            .annotations
+            .as_ref()
+            .and_then(|all| all.get(labels::REMOTE_CLUSTER));
         let intact = key.is_some_and(|key| remote_is_intact(meta, key));
         self.looked.insert(name.to_owned(), (version(meta), intact));
     }
@@ -88,14 +95,21 @@ impl Books {
             read::remote_secret(meta, owner.owns(meta), intact)
         };
         let secrets = self.secrets.iter();
-        self.secrets.is_warm().then(|| secrets.map(|(key, secret)| (key.name.clone(), fact(&key.name, secret))).collect())
+        self.secrets.is_warm().then(|| {
+            secrets
+                .map(|(key, secret)| (key.name.clone(), fact(&key.name, secret)))
+                .collect()
+        })
     }
 
     /// The secrets to be written, but those that were and no plan knows it yet.
     fn due(&mut self, pairs: &Pairs) -> Vec<Due> {
-        self.done.retain(|region, (pair, at)| pairs.get(region) == Some(pair) && at.elapsed() < SETTLED);
+        self.done
+            .retain(|region, (pair, at)| pairs.get(region) == Some(pair) && at.elapsed() < SETTLED);
         let open = |(region, pair): (&ClusterName, &Pair)| match &pair.step {
-            Step::Write(server) if !self.done.contains_key(region) => Some((region.clone(), pair.clone(), server.clone())),
+            Step::Write(server) if !self.done.contains_key(region) => {
+                Some((region.clone(), pair.clone(), server.clone()))
+            }
             Step::Write(_) | Step::Keep | Step::Wait(_) => None,
         };
         pairs.iter().filter_map(open).collect()
@@ -167,7 +181,12 @@ impl Member {
             let now = wish.borrow_and_update().clone();
             let ready = matches!(now.action, Action::Deliver(_)) && self.common.claim.is_current();
             if let (true, Some(owner)) = (ready, self.owner()) {
-                let writer = Writer::new(client.clone(), labels::CONTROLLER, owner, self.common.gate());
+                let writer = Writer::new(
+                    client.clone(),
+                    labels::CONTROLLER,
+                    owner,
+                    self.common.gate(),
+                );
                 match writer.prune_remotes(&BTreeSet::new()).await {
                     Ok(_) => return std::future::pending().await,
                     Err(error) => {
@@ -200,7 +219,8 @@ impl Member {
         let member = self.wish.borrow().member.clone()?;
         let uids = self.common.index.read(|state| {
             let uids = state.members.iter().filter_map(|(_, object)| object.uid());
-            uids.filter(|uid| *uid != member).collect::<BTreeSet<String>>()
+            uids.filter(|uid| *uid != member)
+                .collect::<BTreeSet<String>>()
         });
         Some(Owner {
             install: self.common.install.clone(),
@@ -221,7 +241,11 @@ impl Member {
                 self.see_accounts(&now).await;
                 accounts = Instant::now() + jittered(ACCOUNTS);
             }
-            let pause = if failed { retries.next().unwrap_or(RETRY.most) } else { accounts - Instant::now() };
+            let pause = if failed {
+                retries.next().unwrap_or(RETRY.most)
+            } else {
+                accounts - Instant::now()
+            };
             if !failed {
                 retries = RETRY.delays();
             }
@@ -243,7 +267,12 @@ impl Member {
             return true;
         }
         self.note_remotes(&books.lock());
-        let writer = Writer::new(client.clone(), labels::CONTROLLER, owner.clone(), self.common.gate());
+        let writer = Writer::new(
+            client.clone(),
+            labels::CONTROLLER,
+            owner.clone(),
+            self.common.gate(),
+        );
         let mut well = true;
         let unknown = books.lock().unknown(&owner);
         for name in unknown {
@@ -266,12 +295,20 @@ impl Member {
             tracing::warn!(member = %self.key, why = mesh_core::text::chain(&error), "Failed to take away a remote secret");
             well = false;
         }
-        well &= self.write_due((&writer, &delivery.cluster), &owner, &wish.remotes, books).await;
+        well &= self
+            .write_due((&writer, &delivery.cluster), &owner, &wish.remotes, books)
+            .await;
         self.note_remotes(&books.lock());
         well
     }
 
-    async fn write_due(&self, (writer, consumer): (&Writer, &ClusterName), owner: &Owner, pairs: &Pairs, books: &Mutex<Books>) -> bool {
+    async fn write_due(
+        &self,
+        (writer, consumer): (&Writer, &ClusterName),
+        owner: &Owner,
+        pairs: &Pairs,
+        books: &Mutex<Books>,
+    ) -> bool {
         let due = books.lock().due(pairs);
         let gate = self.common.gate();
         let scribe = Scribe {
@@ -281,9 +318,9 @@ impl Member {
             install: &owner.install,
             member: &owner.member,
         };
-        let write = |due: &'_ Due| Box::pin(self.write_one(&scribe, consumer, due.clone()));
-        let writes: Vec<_> = due.iter().map(write).collect();
-        let mut outcomes = stream::iter(writes).buffer_unordered(AT_ONCE);
+        let one = |due: &Due| Box::pin(self.write_one(&scribe, consumer, due.clone()));
+        let all: Vec<_> = due.iter().map(one).collect();
+        let mut outcomes = stream::iter(all).buffer_unordered(AT_ONCE);
         let mut failed: BTreeMap<ClusterName, Obstacle> = BTreeMap::new();
         while let Some((region, pair, outcome)) = outcomes.next().await {
             match outcome {
@@ -292,7 +329,10 @@ impl Member {
                     let name = secret_name(&region);
                     books.look(&name, &meta);
                     books.secrets.see(Seen::Applied(PartialObjectMeta {
-                        metadata: ObjectMeta { managed_fields: None, ..meta },
+                        metadata: ObjectMeta {
+                            managed_fields: None,
+                            ..meta
+                        },
                         ..PartialObjectMeta::default()
                     }));
                     books.done.insert(region, (pair, Instant::now()));
@@ -308,7 +348,12 @@ impl Member {
         well
     }
 
-    async fn write_one(&self, scribe: &Scribe<'_>, consumer: &ClusterName, (region, pair, server): Due) -> (ClusterName, Pair, Result<ObjectMeta, Obstacle>) {
+    async fn write_one(
+        &self,
+        scribe: &Scribe<'_>,
+        consumer: &ClusterName,
+        (region, pair, server): Due,
+    ) -> (ClusterName, Pair, Result<ObjectMeta, Obstacle>) {
         let Some(client) = self.common.ways.to(&pair.member) else {
             let message = format!("region {region} is not connected, so no token can be had there");
             return (region, pair, Err(Obstacle::new("RegionAway", message)));
@@ -323,7 +368,12 @@ impl Member {
         (region, pair, outcome)
     }
 
-    async fn account_in(&self, region: &ClusterName, pair: &Pair, consumer: &ClusterName) -> Option<(ClusterName, String)> {
+    async fn account_in(
+        &self,
+        region: &ClusterName,
+        pair: &Pair,
+        consumer: &ClusterName,
+    ) -> Option<(ClusterName, String)> {
         let client = self.common.ways.to(&pair.member)?;
         let at = Region {
             client: &client,
@@ -341,7 +391,10 @@ impl Member {
         };
         let look = |(region, pair)| Box::pin(self.account_in(region, pair, &delivery.cluster));
         let looks: Vec<_> = wish.remotes.iter().map(look).collect();
-        let seen: Vec<Option<(ClusterName, String)>> = stream::iter(looks).buffer_unordered(AT_ONCE).collect().await;
+        let seen: Vec<Option<(ClusterName, String)>> = stream::iter(looks)
+            .buffer_unordered(AT_ONCE)
+            .collect()
+            .await;
         let seen: BTreeMap<ClusterName, String> = seen.into_iter().flatten().collect();
         self.report(|observed| observed.remote.readers.extend(seen));
     }
@@ -353,7 +406,9 @@ async fn other_pairs(wish: &mut watch::Receiver<Wish>, before: &Wish) {
     loop {
         let same = {
             let now = wish.borrow_and_update();
-            now.remotes == before.remotes && now.member == before.member && deliver(&now) == deliver(before)
+            now.remotes == before.remotes
+                && now.member == before.member
+                && deliver(&now) == deliver(before)
         };
         if !same {
             return;

@@ -55,7 +55,10 @@ impl World {
     fn make_account(&self) {
         let marks = json!({ (labels::MANAGED_BY): labels::MANAGED_BY_US, (labels::INSTALL): "install", (labels::MEMBER): "region" });
         let meta = json!({ "name": "mesh-reader-child1", "labels": marks });
-        self.region.put(ACCOUNT, json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta }));
+        self.region.put(
+            ACCOUNT,
+            json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta }),
+        );
     }
 
     fn meta(&self) -> Option<ObjectMeta> {
@@ -81,7 +84,11 @@ impl World {
             install: "install",
         };
         let secrets = self.meta().map(|meta| {
-            let facts = read::remote_secret(&meta, owner().owns(&meta), remote_is_intact(&meta, "region1"));
+            let facts = read::remote_secret(
+                &meta,
+                owner().owns(&meta),
+                remote_is_intact(&meta, "region1"),
+            );
             (secret_name(&region), facts)
         });
         let readers = at.reader().await.unwrap().map(|uid| (region.clone(), uid));
@@ -108,7 +115,12 @@ impl World {
             Step::Keep => Ok("kept"),
             Step::Wait(why) => Err(why),
             Step::Write(server) => {
-                let writer = Writer::new(self.consumer.client(), labels::CONTROLLER, owner(), Arc::clone(&self.gate));
+                let writer = Writer::new(
+                    self.consumer.client(),
+                    labels::CONTROLLER,
+                    owner(),
+                    Arc::clone(&self.gate),
+                );
                 let scribe = Scribe {
                     writer: &writer,
                     gate: &self.gate,
@@ -124,7 +136,12 @@ impl World {
     /// What was asked in the region, and written in the consumer.
     fn writes(&self) -> (usize, Vec<String>) {
         let asked = self.region.writes();
-        assert!(asked.iter().all(|write| *write == format!("POST {ACCOUNT}/token")), "{asked:?}");
+        assert!(
+            asked
+                .iter()
+                .all(|write| *write == format!("POST {ACCOUNT}/token")),
+            "{asked:?}"
+        );
         (asked.len(), self.consumer.writes())
     }
 }
@@ -151,7 +168,10 @@ async fn one_token_and_one_write_a_renewal_and_none_at_rest() {
     assert_ne!(first.1, second.1);
     let mut told = String::new();
     encode(&mut told, &world.registry).unwrap();
-    assert!(told.contains("remote_tokens_total 2") && told.contains("remote_secrets_written_total 2"), "{told}");
+    assert!(
+        told.contains("remote_tokens_total 2") && told.contains("remote_secrets_written_total 2"),
+        "{told}"
+    );
     assert!(!told.contains("token-") && first.1.contains("token-"));
 }
 
@@ -165,7 +185,10 @@ async fn a_token_is_as_long_as_the_api_server_says() {
     assert!((3600..=3601).contains(&life), "{life}");
     let labels = meta.labels.unwrap();
     assert_eq!(labels[labels::MULTI_CLUSTER], "true");
-    assert!(owner().owns(&ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }));
+    assert!(owner().owns(&ObjectMeta {
+        labels: Some(labels),
+        ..ObjectMeta::default()
+    }));
 }
 
 #[tokio::test]
@@ -173,7 +196,11 @@ async fn a_token_dies_with_its_account_and_somebody_elses_hand_is_seen() {
     let world = World::new();
     world.turn(0).await.unwrap();
     world.make_account();
-    assert_eq!(world.turn(0).await, Ok("wrote"), "another account of that name");
+    assert_eq!(
+        world.turn(0).await,
+        Ok("wrote"),
+        "another account of that name"
+    );
     assert_eq!(world.turn(0).await, Ok("kept"));
     world.consumer.edit(SECRET, |secret| {
         secret["data"]["region1"] = json!("QQ==");
@@ -188,10 +215,19 @@ async fn a_token_dies_with_its_account_and_somebody_elses_hand_is_seen() {
 #[tokio::test]
 async fn an_account_that_is_not_ours_is_asked_for_nothing() {
     let world = World::new();
-    world.region.put(ACCOUNT, json!({ "metadata": { "name": "mesh-reader-child1" } }));
-    assert_eq!(world.turn(0).await.unwrap_err().reason, "RemoteReaderMissing");
+    world.region.put(
+        ACCOUNT,
+        json!({ "metadata": { "name": "mesh-reader-child1" } }),
+    );
+    assert_eq!(
+        world.turn(0).await.unwrap_err().reason,
+        "RemoteReaderMissing"
+    );
     world.region.remove(ACCOUNT);
-    assert_eq!(world.turn(0).await.unwrap_err().reason, "RemoteReaderMissing");
+    assert_eq!(
+        world.turn(0).await.unwrap_err().reason,
+        "RemoteReaderMissing"
+    );
     assert_eq!(world.writes(), patched(0));
 }
 
@@ -200,9 +236,20 @@ async fn a_secret_of_somebody_else_is_neither_written_nor_deleted() {
     let world = World::new();
     let foreign = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "mesh-remote-region1", "labels": { "istio/multiCluster": "true" } } });
     world.consumer.put(SECRET, foreign.clone());
-    assert_eq!(world.turn(0).await.unwrap_err().reason, "RemoteSecretForeign");
-    let writer = Writer::new(world.consumer.client(), labels::CONTROLLER, owner(), open_gate());
-    let why = writer.put_remote("mesh-remote-region1", json!({ "metadata": {} })).await.unwrap_err();
+    assert_eq!(
+        world.turn(0).await.unwrap_err().reason,
+        "RemoteSecretForeign"
+    );
+    let writer = Writer::new(
+        world.consumer.client(),
+        labels::CONTROLLER,
+        owner(),
+        open_gate(),
+    );
+    let why = writer
+        .put_remote("mesh-remote-region1", json!({ "metadata": {} }))
+        .await
+        .unwrap_err();
     assert_eq!(why.reason, "ForeignObject");
     assert_eq!(writer.prune_remotes(&BTreeSet::new()).await.unwrap(), 0);
     assert_eq!(world.writes(), patched(0));
@@ -214,8 +261,16 @@ async fn what_nobody_needs_any_more_goes_and_other_secrets_of_ours_stay() {
     world.turn(0).await.unwrap();
     let marks = json!({ (labels::MANAGED_BY): labels::MANAGED_BY_US, (labels::INSTALL): "install", (labels::MEMBER): "member" });
     let intermediate = "/api/v1/namespaces/istio-system/secrets/mesh-intermediate";
-    world.consumer.put(intermediate, json!({ "metadata": { "name": "mesh-intermediate", "labels": marks } }));
-    let writer = Writer::new(world.consumer.client(), labels::CONTROLLER, owner(), open_gate());
+    world.consumer.put(
+        intermediate,
+        json!({ "metadata": { "name": "mesh-intermediate", "labels": marks } }),
+    );
+    let writer = Writer::new(
+        world.consumer.client(),
+        labels::CONTROLLER,
+        owner(),
+        open_gate(),
+    );
     let kept = BTreeSet::from(["mesh-remote-region1".to_owned()]);
     assert_eq!(writer.prune_remotes(&kept).await.unwrap(), 0);
     assert_eq!(writer.prune_remotes(&BTreeSet::new()).await.unwrap(), 1);
@@ -230,7 +285,10 @@ async fn what_nobody_needs_any_more_goes_and_other_secrets_of_ours_stay() {
 
 #[tokio::test]
 async fn nothing_is_asked_or_written_while_another_leads() {
-    let world = World { gate: Arc::new(|| false), ..World::new() };
+    let world = World {
+        gate: Arc::new(|| false),
+        ..World::new()
+    };
     assert_eq!(world.turn(0).await.unwrap_err().reason, "NotLeading");
     assert_eq!(world.writes(), patched(0));
 }
@@ -247,7 +305,10 @@ async fn no_word_of_a_token_is_in_what_is_said() {
 #[tokio::test]
 async fn a_way_is_open_as_long_as_its_session() {
     let (ways, fake) = (Ways::default(), Fake::default());
-    let key = MemberKey { namespace: "n".to_owned(), name: "region1".to_owned() };
+    let key = MemberKey {
+        namespace: "n".to_owned(),
+        name: "region1".to_owned(),
+    };
     let first = ways.open(&key, &fake.client());
     let second = ways.open(&key, &fake.client());
     drop(first);

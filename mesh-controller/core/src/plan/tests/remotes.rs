@@ -48,7 +48,10 @@ fn pairs(facts: &Facts) -> Vec<String> {
             Step::Write(server) => format!("write {}", server.url),
             Step::Wait(why) => why.reason.clone(),
         };
-        let lines = member.remotes.iter().map(|(region, pair)| format!("{} > {region}: {}", key.name, word(&pair.step)));
+        let lines = member
+            .remotes
+            .iter()
+            .map(|(region, pair)| format!("{} > {region}: {}", key.name, word(&pair.step)));
         lines.collect::<Vec<_>>()
     };
     planned.members.iter().flat_map(of).collect()
@@ -56,8 +59,15 @@ fn pairs(facts: &Facts) -> Vec<String> {
 
 fn readers(facts: &Facts, region: &str) -> Vec<String> {
     match &look(facts).members[&key(region)].action {
-        Action::Deliver(delivery) => delivery.istio.iter().flat_map(|i| &i.readers).map(ToString::to_string).collect(),
-        _ => panic!("nothing delivered to {region}"),
+        Action::Deliver(delivery) => delivery
+            .istio
+            .iter()
+            .flat_map(|i| &i.readers)
+            .map(ToString::to_string)
+            .collect(),
+        Action::Wait | Action::Withdraw | Action::Release => {
+            panic!("nothing delivered to {region}")
+        }
     }
 }
 
@@ -81,25 +91,47 @@ fn nobody_reads_where_discovery_is_static_or_either_end_has_no_istio() {
     facts.istio.discovery = Discovery::Static;
     assert!(pairs(&facts).is_empty() && readers(&facts, "region1").is_empty());
     let plane = |facts: &mut Facts, name: &str| {
-        facts.members.get_mut(&key(name)).unwrap().claim.as_mut().unwrap().plane = Some(Plane::Envoy);
+        facts
+            .members
+            .get_mut(&key(name))
+            .unwrap()
+            .claim
+            .as_mut()
+            .unwrap()
+            .plane = Some(Plane::Envoy);
     };
     let mut facts = remote_fleet();
     plane(&mut facts, "region1");
-    assert_eq!(pairs(&facts), ["management > region2: write https://region2.example"]);
+    assert_eq!(
+        pairs(&facts),
+        ["management > region2: write https://region2.example"]
+    );
     let mut facts = remote_fleet();
     plane(&mut facts, "child1");
     assert_eq!(readers(&facts, "region1"), ["management"]);
-    assert!(pairs(&facts).iter().all(|line| line.starts_with("management")));
+    assert!(
+        pairs(&facts)
+            .iter()
+            .all(|line| line.starts_with("management"))
+    );
 }
 
 #[test]
 fn a_region_that_leaves_is_forgotten_and_one_that_is_away_is_not() {
     let mut facts = remote_fleet();
-    facts.members.get_mut(&key("region1")).unwrap().reach = Reach::Lost(Obstacle::new("Timeout", ""));
+    facts.members.get_mut(&key("region1")).unwrap().reach =
+        Reach::Lost(Obstacle::new("Timeout", ""));
     assert_eq!(pairs(&facts).len(), 3);
     let since = at(4000);
-    facts.members.get_mut(&key("region1")).unwrap().life = Life::Leaving { since, forced: false, gone: false };
-    assert_eq!(pairs(&facts), ["management > region2: write https://region2.example"]);
+    facts.members.get_mut(&key("region1")).unwrap().life = Life::Leaving {
+        since,
+        forced: false,
+        gone: false,
+    };
+    assert_eq!(
+        pairs(&facts),
+        ["management > region2: write https://region2.example"]
+    );
 }
 
 #[test]
@@ -111,8 +143,12 @@ fn the_account_comes_before_its_token() {
 
 #[test]
 fn clusters_that_istiod_would_mistake_are_told_apart_before() {
-    let secret = |cluster: Option<&str>| SecretFacts { cluster: cluster.map(str::to_owned), ..SecretFacts::default() };
-    let cases: [(&str, fn(&mut Facts, &dyn Fn(Option<&str>) -> SecretFacts)); 5] = [
+    type Change = fn(&mut Facts, &dyn Fn(Option<&str>) -> SecretFacts);
+    let secret = |cluster: Option<&str>| SecretFacts {
+        cluster: cluster.map(str::to_owned),
+        ..SecretFacts::default()
+    };
+    let cases: [(&str, Change); 5] = [
         ("RemoteSecretOwnId", |facts, _| {
             member_of(facts, "child1").istio = Some(istiod("region1"));
         }),
@@ -123,7 +159,8 @@ fn clusters_that_istiod_would_mistake_are_told_apart_before() {
             put(facts, "istio-remote-secret-region1", secret(None));
         }),
         ("RemoteNetworkTwice", |facts, _| {
-            member_of(facts, "region1").istio.as_mut().unwrap().network = Some("child1-network".to_owned());
+            member_of(facts, "region1").istio.as_mut().unwrap().network =
+                Some("child1-network".to_owned());
         }),
         ("RemoteNetworkTwice", |facts, _| {
             for name in ["child1", "region1"] {
@@ -136,13 +173,25 @@ fn clusters_that_istiod_would_mistake_are_told_apart_before() {
         change(&mut facts, &secret);
         assert_eq!(pairs(&facts)[0], format!("child1 > region1: {reason}"));
         let told = verdict_of(&facts, "child1");
-        assert_eq!((told.state, told.reason.as_str()), (State::False, reason), "{told:?}");
+        assert_eq!(
+            (told.state, told.reason.as_str()),
+            (State::False, reason),
+            "{told:?}"
+        );
     }
     let mut facts = remote_fleet();
     put(&mut facts, "theirs", secret(Some("another")));
-    assert_eq!(pairs(&facts)[0], "child1 > region1: write https://region1.example", "another cluster's is no matter");
+    assert_eq!(
+        pairs(&facts)[0],
+        "child1 > region1: write https://region1.example",
+        "another cluster's is no matter"
+    );
     // Two regions of management share a network.
-    member_of(&mut facts, "region1").istio.as_mut().unwrap().network = Some("region2-network".to_owned());
+    member_of(&mut facts, "region1")
+        .istio
+        .as_mut()
+        .unwrap()
+        .network = Some("region2-network".to_owned());
     assert_eq!(pairs(&facts)[2], "management > region2: RemoteNetworkTwice");
 }
 
@@ -163,12 +212,22 @@ fn member_of<'a>(facts: &'a mut Facts, name: &str) -> &'a mut MemberFacts {
 }
 
 fn put(facts: &mut Facts, name: &str, secret: SecretFacts) {
-    member_of(facts, "child1").remote.secrets.as_mut().unwrap().insert(name.to_owned(), secret);
+    member_of(facts, "child1")
+        .remote
+        .secrets
+        .as_mut()
+        .unwrap()
+        .insert(name.to_owned(), secret);
 }
 
 fn verdict_of(facts: &Facts, name: &str) -> Verdict {
     let planned = look(facts);
-    planned.members[&key(name)].verdicts.iter().find(|v| v.kind == Kind::DiscoveryReady).unwrap().clone()
+    planned.members[&key(name)]
+        .verdicts
+        .iter()
+        .find(|v| v.kind == Kind::DiscoveryReady)
+        .unwrap()
+        .clone()
 }
 
 /// Child1's Secret, issued this long before now, for an hour.
@@ -187,8 +246,17 @@ fn issued(facts: &mut Facts, before: i64) {
 }
 
 fn says(facts: &mut Facts, word: Option<Synced>) {
-    for replica in member_of(facts, "child1").agent.as_mut().unwrap().replicas.values_mut() {
-        replica.remotes = word.map(|word| (name("region1"), word)).into_iter().collect();
+    for replica in member_of(facts, "child1")
+        .agent
+        .as_mut()
+        .unwrap()
+        .replicas
+        .values_mut()
+    {
+        replica.remotes = word
+            .map(|word| (name("region1"), word))
+            .into_iter()
+            .collect();
     }
 }
 
@@ -206,7 +274,11 @@ fn what_istiod_says_counts_once_it_has_had_its_time() {
         let mut facts = remote_fleet();
         issued(&mut facts, before);
         says(&mut facts, word);
-        assert_eq!(verdict_of(&facts, "child1").reason, reason, "{before} {word:?}");
+        assert_eq!(
+            verdict_of(&facts, "child1").reason,
+            reason,
+            "{before} {word:?}"
+        );
     }
 }
 
@@ -217,10 +289,20 @@ fn an_istiod_that_tries_to_read_secrets_there_is_told_how_not_to() {
     says(&mut facts, Some(Synced::Timeout));
     let hint = "PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER=false";
     assert!(!verdict_of(&facts, "child1").message.contains(hint));
-    member_of(&mut facts, "child1").istio.as_mut().unwrap().istiods[0].leaves_out_secrets = false;
+    member_of(&mut facts, "child1")
+        .istio
+        .as_mut()
+        .unwrap()
+        .istiods[0]
+        .leaves_out_secrets = false;
     assert!(verdict_of(&facts, "child1").message.contains(hint));
     // One that cannot be told says so for ever.
-    member_of(&mut facts, "child1").istio.as_mut().unwrap().istiods[0].version = Some("1.29.0".to_owned());
+    member_of(&mut facts, "child1")
+        .istio
+        .as_mut()
+        .unwrap()
+        .istiods[0]
+        .version = Some("1.29.0".to_owned());
     let told = verdict_of(&facts, "child1");
     assert_eq!(told.state, State::True);
     assert!(told.message.contains("30 days"), "{}", told.message);
@@ -234,7 +316,10 @@ fn a_token_that_cannot_be_renewed_is_told_when_it_is_late() {
         let why = Obstacle::new("Timeout", "no answer from the region");
         member_of(&mut facts, "child1").remote.failed = [(name("region1"), why)].into();
         let told = verdict_of(&facts, "child1");
-        (told.reason, told.message.contains("no answer from the region"))
+        (
+            told.reason,
+            told.message.contains("no answer from the region"),
+        )
     };
     assert_eq!(words(600), ("Known".to_owned(), false), "not due");
     assert_eq!(words(2450), ("Known".to_owned(), true), "due");
@@ -248,9 +333,24 @@ fn a_token_that_cannot_be_renewed_is_told_when_it_is_late() {
 fn the_oldest_istiod_decides_how_long_tokens_live_and_time_wakes_the_plan() {
     let mut facts = remote_fleet();
     issued(&mut facts, 10);
-    assert_eq!(look(&facts).members[&key("child1")].remotes[&name("region1")].life, facts.istio.token_life);
-    assert_eq!(look(&facts).wake_at, Some(at(5020)), "istiod has had its time");
+    assert_eq!(
+        look(&facts).members[&key("child1")].remotes[&name("region1")].life,
+        facts.istio.token_life
+    );
+    assert_eq!(
+        look(&facts).wake_at,
+        Some(at(5020)),
+        "istiod has had its time"
+    );
     let seen = member_of(&mut facts, "child1").istio.as_mut().unwrap();
-    seen.istiods.push(Istiod { version: Some("1.28.1".to_owned()), ..seen.istiods[0].clone() });
-    assert_eq!(look(&facts).members[&key("child1")].remotes[&name("region1")].life.as_secs(), 30 * 86_400);
+    seen.istiods.push(Istiod {
+        version: Some("1.28.1".to_owned()),
+        ..seen.istiods[0].clone()
+    });
+    assert_eq!(
+        look(&facts).members[&key("child1")].remotes[&name("region1")]
+            .life
+            .as_secs(),
+        30 * 86_400
+    );
 }
