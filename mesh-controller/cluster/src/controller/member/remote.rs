@@ -325,6 +325,10 @@ impl Member {
         while let Some((region, pair, outcome)) = outcomes.next().await {
             match outcome {
                 Ok(meta) => {
+                    // The account was seen just now, perhaps another than before.
+                    let reader = read::remote_secret(&meta, true, true).reader;
+                    let readers = reader.map(|uid| (region.clone(), uid));
+                    self.report(|seen| seen.remote.readers.extend(readers));
                     let mut books = books.lock();
                     let name = secret_name(&region);
                     books.look(&name, &meta);
@@ -418,3 +422,6 @@ async fn other_pairs(wish: &mut watch::Receiver<Wish>, before: &Wish) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
