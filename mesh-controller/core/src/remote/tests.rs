@@ -207,39 +207,41 @@ fn versions_decide_how_long_a_token_lives() {
     );
 }
 
+/// Where URLs lead.
+const URLS: [(&str, &str); 28] = [
+    ("https://192.0.2.7:6443", "far"),
+    ("https://region1.example:443/k8s/c/1", "far"),
+    ("https://region1", "far"),
+    ("https://[2001:db8::1]:6443", "far"),
+    ("https://10.0.0.1", "far"),
+    ("https://127.0.0.1:6443", "RemoteServerLocal"),
+    ("https://127.9.9.9", "RemoteServerLocal"),
+    ("https://localhost:6443", "RemoteServerLocal"),
+    ("https://LOCALHOST.:6443", "RemoteServerLocal"),
+    ("https://api.localhost", "RemoteServerLocal"),
+    ("https://0.0.0.0:6443", "RemoteServerLocal"),
+    ("https://169.254.169.254", "RemoteServerLocal"),
+    ("https://[::1]:6443", "RemoteServerLocal"),
+    ("https://[::]:6443", "RemoteServerLocal"),
+    ("https://[fe80::1]:6443", "RemoteServerLocal"),
+    ("https://[::ffff:127.0.0.1]:6443", "RemoteServerLocal"),
+    ("http://192.0.2.7", "RemoteServerInvalid"),
+    ("192.0.2.7:6443", "RemoteServerInvalid"),
+    ("https://", "RemoteServerInvalid"),
+    ("https://:6443", "RemoteServerInvalid"),
+    ("https://user@192.0.2.7", "RemoteServerInvalid"),
+    ("https://192.0.2.7:x", "RemoteServerInvalid"),
+    ("https://192.0.2.7:0", "RemoteServerInvalid"),
+    ("https://127.1", "RemoteServerInvalid"),
+    ("https://2130706433", "RemoteServerInvalid"),
+    ("https://a b", "RemoteServerInvalid"),
+    ("https://[::1", "RemoteServerInvalid"),
+    ("https://a\n- name: x", "RemoteServerInvalid"),
+];
+
 #[test]
 fn a_server_that_leads_peers_to_themselves_is_refused() {
-    let cases = [
-        ("https://192.0.2.7:6443", "far"),
-        ("https://region1.example:443/k8s/c/1", "far"),
-        ("https://region1", "far"),
-        ("https://[2001:db8::1]:6443", "far"),
-        ("https://10.0.0.1", "far"),
-        ("https://127.0.0.1:6443", "RemoteServerLocal"),
-        ("https://127.9.9.9", "RemoteServerLocal"),
-        ("https://localhost:6443", "RemoteServerLocal"),
-        ("https://LOCALHOST.:6443", "RemoteServerLocal"),
-        ("https://api.localhost", "RemoteServerLocal"),
-        ("https://0.0.0.0:6443", "RemoteServerLocal"),
-        ("https://169.254.169.254", "RemoteServerLocal"),
-        ("https://[::1]:6443", "RemoteServerLocal"),
-        ("https://[::]:6443", "RemoteServerLocal"),
-        ("https://[fe80::1]:6443", "RemoteServerLocal"),
-        ("https://[::ffff:127.0.0.1]:6443", "RemoteServerLocal"),
-        ("http://192.0.2.7", "RemoteServerInvalid"),
-        ("192.0.2.7:6443", "RemoteServerInvalid"),
-        ("https://", "RemoteServerInvalid"),
-        ("https://:6443", "RemoteServerInvalid"),
-        ("https://user@192.0.2.7", "RemoteServerInvalid"),
-        ("https://192.0.2.7:x", "RemoteServerInvalid"),
-        ("https://192.0.2.7:0", "RemoteServerInvalid"),
-        ("https://127.1", "RemoteServerInvalid"),
-        ("https://2130706433", "RemoteServerInvalid"),
-        ("https://a b", "RemoteServerInvalid"),
-        ("https://[::1", "RemoteServerInvalid"),
-        ("https://a\n- name: x", "RemoteServerInvalid"),
-    ];
-    for (url, expected) in cases {
+    for (url, expected) in URLS {
         let known = Server {
             url: url.to_owned(),
             ..far()
