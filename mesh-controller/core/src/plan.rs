@@ -6,17 +6,21 @@
 pub mod generations;
 mod istio;
 mod lists;
+mod remotes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-pub(crate) use self::istio::hosts;
 pub use self::istio::{IstioDelivery, Through};
 use self::{
     generations::{Generations, Known, generations},
     istio::{istio_delivery, through},
     lists::Lists,
+};
+pub(crate) use self::{
+    istio::hosts,
+    remotes::{collision, takes},
 };
 use crate::{
     conditions::{self, PathReport, Verdict},
@@ -27,6 +31,7 @@ use crate::{
     },
     istio::{Host, Plane, gateway_account},
     names::{ClusterName, MeshName, SpiffeId, TrustDomain},
+    remote::Pairs,
 };
 
 /// What must be true of each member.
@@ -51,6 +56,8 @@ pub struct MemberPlan {
     pub identity: Option<SpiffeId>,
     /// How it is called through Istio's gateway, as last known; to be remembered.
     pub hosts: BTreeMap<String, Host>,
+    /// The remote secrets that are to be there, if it is delivered to.
+    pub remotes: Pairs,
     /// The generations of its intermediate. The one it signs with must be recorded before the member is told of it.
     pub generations: Generations,
     /// False while too little is known to say anything: what was said before stays.
@@ -167,6 +174,11 @@ pub fn plan(facts: &Facts, now: Timestamp) -> Plan {
             members
                 .values()
                 .filter_map(|planned: &MemberPlan| planned.generations.wake_at),
+        )
+        .chain(
+            members
+                .values()
+                .flat_map(|planned| planned.remotes.values().filter_map(|pair| pair.wake_at)),
         )
         .min();
     Plan { members, wake_at }
@@ -306,6 +318,7 @@ fn shared_identity(facts: &Facts, cluster: &ClusterName) -> SpiffeId {
 
 /// The other end of a link, as far as planning needs it.
 pub(crate) struct Peer<'a> {
+    pub(crate) key: &'a MemberKey,
     pub(crate) seat: &'a Seat,
     pub(crate) facts: &'a MemberFacts,
 }
@@ -338,6 +351,7 @@ fn peers<'a>(facts: &'a Facts, admitted: &'a Admitted) -> impl Iterator<Item = P
         .iter()
         .filter_map(|(key, member)| match admitted.get(key) {
             Some(Admission::Holds(seat)) => Some(Peer {
+                key,
                 seat,
                 facts: member,
             }),
@@ -462,6 +476,7 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         .filter(|peer| calls(&seat.claim, &peer.seat.claim).is_some())
         .map(|peer| (peer.seat.claim.cluster.clone(), peer))
         .collect();
+    let remotes = remotes::pairs(facts, (seat, member), &regions, now);
     let view = conditions::View {
         facts,
         seat,
@@ -469,17 +484,19 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         regions: &regions,
         links: &links,
         generations: &generations,
+        pairs: &remotes,
         now,
     };
     let verdicts = view.verdicts();
     let paths = view.paths();
     MemberPlan {
-        settled: settled(member, &action, looked),
+        settled: settled(member, &action, looked) && remotes::settled(member, &remotes),
         action,
         verdicts,
         paths,
         identity: Some(seat.identity.clone()),
         hosts: hosts(facts, seat, member),
+        remotes,
         generations,
     }
 }
@@ -542,6 +559,7 @@ fn refused(member: &MemberFacts, why: &Obstacle) -> MemberPlan {
         paths: Vec::new(),
         identity: None,
         hosts: member.hosts.clone(),
+        remotes: Pairs::new(),
         generations: kept(member),
         settled: true,
     }
@@ -575,6 +593,7 @@ fn leaving(member: &MemberFacts) -> MemberPlan {
         paths: Vec::new(),
         identity: None,
         hosts: member.hosts.clone(),
+        remotes: Pairs::new(),
         generations: kept(member),
         settled: member.reach != Reach::Unknown,
     }

@@ -296,6 +296,8 @@ impl Draft {
                 .iter()
                 .map(|(region, state)| self.path(region, state))
                 .collect(),
+            // Nobody here asks istiod yet.
+            remotes: Vec::new(),
         }
     }
 

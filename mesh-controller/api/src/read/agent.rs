@@ -12,6 +12,7 @@ use mesh_core::{
     facts::{AgentFacts, Anchor, Obstacle, PathFacts, ReplicaFacts, Target},
     istio::Host,
     names::{ClusterName, LABEL_MAX},
+    remote::Synced,
     text::line,
 };
 
@@ -91,7 +92,15 @@ fn facts(replica: &Replica) -> ReplicaFacts {
         rejected: replica.rejected.as_deref().map(short),
         unresolved,
         paths,
+        remotes: remotes(replica),
     }
+}
+
+/// What istiod says there about regions; words that it does not have are left out.
+fn remotes(replica: &Replica) -> BTreeMap<ClusterName, Synced> {
+    let said = replica.remotes.iter().take(PATHS_MAX);
+    said.filter_map(|said| Some((said.region.parse().ok()?, Synced::read(&said.state)?)))
+        .collect()
 }
 
 /// A member's words about something that stands in its way.

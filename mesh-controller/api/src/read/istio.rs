@@ -122,6 +122,8 @@ fn istiod(deployment: &Deployment, configs: &BTreeMap<&str, &ConfigMap>) -> Isti
         trust_domain: configs
             .get(config.as_str())
             .and_then(|map| trust_domain(map)),
+        leaves_out_secrets: value("PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER")
+            .is_some_and(|v| v == "false"),
         revision,
         ready: deployment
             .status

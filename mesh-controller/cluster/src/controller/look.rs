@@ -18,6 +18,7 @@ use mesh_core::{
     istio::Plane,
     names::{ClusterName, MeshName},
     plan::{Action, MemberPlan, plan},
+    remote::Pairs,
     revocation::{Revocation, epochs},
 };
 use tokio::time::Instant;
@@ -90,6 +91,8 @@ pub(crate) struct Wish {
     /// UID of the `MeshMember`, once it stands there with our finalizer: before that nothing is written in the member.
     pub(crate) member: Option<String>,
     pub(crate) action: Action,
+    /// The remote secrets that are to be there.
+    pub(crate) remotes: Pairs,
     pub(crate) terms: Option<Terms>,
     /// When the cluster asked, if nothing is in it yet.
     pub(crate) asked: Option<Instant>,

@@ -129,6 +129,7 @@ fn good() -> IstioFacts {
             cluster: Some("region1".to_owned()),
             trust_domain: Some("mesh.example".to_owned()),
             ready: true,
+            leaves_out_secrets: false,
         }],
         network: Some("region1-network".to_owned()),
         ..IstioFacts::default()

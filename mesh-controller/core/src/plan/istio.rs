@@ -6,8 +6,9 @@ use super::{Admitted, Delivery, Peer, Seat, calls, peers};
 use crate::{
     contract::Caller,
     facts::{Facts, MemberFacts, Role},
-    istio::{self, Door, Entries, Flavour, Guest, Host, IstioFacts, Plane},
+    istio::{self, Discovery, Door, Entries, Flavour, Guest, Host, IstioFacts, Plane},
     names::{ClusterName, TrustDomain},
+    remote,
 };
 
 /// What is to be there of Istio, between clusters.
@@ -22,6 +23,10 @@ pub struct IstioDelivery {
     /// The istiod that is meant is ready, or was when something was delivered last: pods are given sidecars. A pod that is made
     /// earlier would never have one.
     pub injects: bool,
+    /// How it learns of regions.
+    pub discovery: Discovery,
+    /// The consumers whose istiod reads in it; only of a region.
+    pub readers: BTreeSet<ClusterName>,
     /// How its gateway is opened.
     pub flavour: Flavour,
     /// Extension provider for traces.
@@ -128,6 +133,8 @@ pub(super) fn istio_delivery(
         revision: rules.revision.clone(),
         served: seen.is_some_and(|seen| !seen.istiods.is_empty()),
         injects: seen.is_some_and(|seen| injects(seen, &rules.revision, member)),
+        discovery: rules.discovery,
+        readers: remote::readers(rules.discovery, &guests),
         flavour: rules.flavour,
         tracing: rules.tracing.clone(),
         doors: doors

@@ -19,6 +19,7 @@ fn istio(cluster: &str) -> IstioFacts {
             cluster: Some(cluster.to_owned()),
             trust_domain: Some("mesh.example".to_owned()),
             ready: true,
+            leaves_out_secrets: false,
         }],
         network: Some(format!("{cluster}-network")),
         gateways: ["istio-eastwestgateway".to_owned()].into(),
