@@ -360,8 +360,11 @@ pub struct Replica {
 pub struct ReplicaRemote {
     /// ID of the region.
     pub region: String,
-    /// `synced`, `syncing`, `timeout` or `absent`.
+    /// `synced`, `syncing`, `timeout` or `absent`; `foreign` if it reads it by a Secret that is not ours; `unasked` if it could not be asked.
     pub state: String,
+    /// The Secret that is not ours, or why it could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// One line of the ledger.

@@ -10,7 +10,7 @@ use crate::{
     istio::{Host, IstioFacts, IstioRules, Plane},
     names::{ClusterName, MeshName, TrustDomain},
     plan::Delivery,
-    remote::{RemoteFacts, Synced},
+    remote::{RemoteFacts, Said},
 };
 
 /// The `MeshMember` object of a member: namespace and name.
@@ -249,7 +249,7 @@ pub struct ReplicaFacts {
     /// Its probes, by region.
     pub paths: BTreeMap<ClusterName, PathFacts>,
     /// What istiod says about regions that it reads.
-    pub remotes: BTreeMap<ClusterName, Synced>,
+    pub remotes: BTreeMap<ClusterName, Said>,
 }
 
 /// The outcome of the probes of one path.

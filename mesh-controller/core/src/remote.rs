@@ -4,6 +4,8 @@
 //! reader account in the region, and one Secret in the consumer that holds a short-lived token of it. Nothing else ever gets one, so that
 //! what may read what forms no circle.
 
+mod told;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
@@ -17,6 +19,8 @@ use crate::{
     lifetime::Lifetime,
     names::ClusterName,
 };
+
+pub use told::{PATIENCE, Said, Synced, Track, worst};
 
 /// How long istiod may take over a change of a remote secret before it is told. It takes a tenth of a second, and gives up after 30 of them
 /// (`PILOT_REMOTE_CLUSTER_TIMEOUT`).
@@ -440,44 +444,6 @@ fn place(url: &str) -> Place {
             Place::Nowhere
         }
         Ok(_) | Err(_) => Place::Far,
-    }
-}
-
-/// What a consumer's istiod says about a region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Synced {
-    /// It has read everything there.
-    Synced,
-    /// It is at it.
-    Syncing,
-    /// It could not read everything there in time.
-    Timeout,
-    /// It does not know the region.
-    Absent,
-}
-
-impl Synced {
-    /// From its word for it, as `/debug/clusterz` has it.
-    #[must_use]
-    pub fn read(word: &str) -> Option<Self> {
-        match word {
-            "synced" => Some(Self::Synced),
-            "syncing" => Some(Self::Syncing),
-            "timeout" => Some(Self::Timeout),
-            "absent" | "closed" => Some(Self::Absent),
-            _ => None,
-        }
-    }
-
-    /// The word for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Synced => "synced",
-            Self::Syncing => "syncing",
-            Self::Timeout => "timeout",
-            Self::Absent => "absent",
-        }
     }
 }
 

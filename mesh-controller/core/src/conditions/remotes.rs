@@ -6,7 +6,7 @@ use crate::{
     istio::Plane,
     names::ClusterName,
     plan::{collision, takes},
-    remote::{SYNC_DEADLINE, SecretFacts, Step, Synced, secret_name},
+    remote::{SYNC_DEADLINE, Said, SecretFacts, Step, Synced, secret_name},
 };
 
 impl View<'_> {
@@ -54,7 +54,7 @@ impl View<'_> {
             let message = format!("the token in Secret istio-system/{name} is over{why}");
             return Err(Obstacle::new("RemoteTokenExpired", message));
         }
-        self.synced(region, secret)?;
+        let note = self.synced(region, secret)?;
         match hindered {
             Some(why) if secret.late().is_none_or(|late| late <= self.now) => Err(why.clone()),
             // There is time.
@@ -62,39 +62,58 @@ impl View<'_> {
                 "the token for region {region} is to be renewed: {}",
                 why.message
             ))),
-            None => Ok(None),
+            None => Ok(note),
         }
     }
 
     /// What istiod says about a secret that it has had time for. Where nobody has asked it, there is nothing to say.
-    fn synced(&self, region: &ClusterName, secret: &SecretFacts) -> Result<(), Obstacle> {
+    fn synced(
+        &self,
+        region: &ClusterName,
+        secret: &SecretFacts,
+    ) -> Result<Option<String>, Obstacle> {
         let deadline = secret
             .issued
             .and_then(|issued| issued.checked_add(SYNC_DEADLINE).ok());
         if deadline.is_none_or(|deadline| self.now < deadline) {
-            return Ok(());
+            return Ok(None);
         }
         let said = self
             .replicas()
             .filter_map(|(_, replica)| replica.remotes.get(region))
             .max();
-        match said {
-            None | Some(Synced::Synced) => Ok(()),
-            // Before 1.31 an istiod that may not read Secrets there says so for ever, and works.
-            Some(Synced::Timeout) if !can_leave_out_secrets(self.member) => Ok(()),
-            Some(other) => {
-                let hint = match other {
-                    Synced::Timeout if !self.leaves_out_secrets() => {
-                        "; it may not read Secrets there and must not try: set PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER=false on it"
-                    }
-                    Synced::Timeout | Synced::Synced | Synced::Syncing | Synced::Absent => "",
-                };
-                let word = other.as_str();
-                let message =
-                    format!("istiod says {word} of region {region} (/debug/clusterz){hint}");
-                Err(Obstacle::new("RemoteNotSynced", message))
+        let Some(Said { state, note }) = said else {
+            return Ok(None);
+        };
+        let note = note.as_deref().unwrap_or("nobody knows why");
+        let hint = match state {
+            Synced::Synced => return Ok(None),
+            // What it was told before it still knows.
+            Synced::Unasked => {
+                return Ok(Some(format!(
+                    "istiod could not be asked about region {region}: {note}"
+                )));
             }
-        }
+            // Before 1.31 an istiod that may not read Secrets there says so for ever, and works.
+            Synced::Timeout if !can_leave_out_secrets(self.member) => return Ok(None),
+            Synced::Foreign => {
+                let message = format!(
+                    "istiod reads region {region} by Secret {note}, which is not ours, and ignores istio-system/{}: delete it",
+                    secret_name(region)
+                );
+                return Err(Obstacle::new("RemoteSecretForeign", message));
+            }
+            Synced::Timeout if !self.leaves_out_secrets() => {
+                "; it may not read Secrets there and must not try: set PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER=false on it"
+            }
+            Synced::Timeout | Synced::Syncing | Synced::Absent => "",
+        };
+        let message = format!(
+            "istiod says {} of region {region}, to which Secret istio-system/{} leads (istio.io/debug clusterz){hint}",
+            state.as_str(),
+            secret_name(region)
+        );
+        Err(Obstacle::new("RemoteNotSynced", message))
     }
 
     fn leaves_out_secrets(&self) -> bool {

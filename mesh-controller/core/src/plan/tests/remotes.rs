@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     istio::{Discovery, IstioFacts, Istiod},
-    remote::{SecretFacts, Server, Step, Synced},
+    remote::{Said, SecretFacts, Server, Step, Synced},
 };
 
 fn istiod(cluster: &str) -> IstioFacts {
@@ -254,7 +254,15 @@ fn says(facts: &mut Facts, word: Option<Synced>) {
         .values_mut()
     {
         replica.remotes = word
-            .map(|word| (name("region1"), word))
+            .map(|word| {
+                (
+                    name("region1"),
+                    Said {
+                        state: word,
+                        note: Some("istio-system/other".to_owned()),
+                    },
+                )
+            })
             .into_iter()
             .collect();
     }
@@ -267,6 +275,8 @@ fn what_istiod_says_counts_once_it_has_had_its_time() {
         (31, Some(Synced::Absent), "RemoteNotSynced"),
         (31, Some(Synced::Syncing), "RemoteNotSynced"),
         (31, Some(Synced::Timeout), "RemoteNotSynced"),
+        (31, Some(Synced::Foreign), "RemoteSecretForeign"),
+        (31, Some(Synced::Unasked), "Known"),
         (31, Some(Synced::Synced), "Known"),
         (31, None, "Known"),
     ];
@@ -280,6 +290,17 @@ fn what_istiod_says_counts_once_it_has_had_its_time() {
             "{before} {word:?}"
         );
     }
+}
+
+#[test]
+fn what_is_not_known_of_a_region_is_said_beside_what_is() {
+    let mut facts = remote_fleet();
+    issued(&mut facts, 60);
+    says(&mut facts, Some(Synced::Unasked));
+    let verdict = verdict_of(&facts, "child1");
+    assert_eq!(verdict.state, State::True);
+    let words = "istiod could not be asked about region region1: istio-system/other";
+    assert!(verdict.message.ends_with(words), "{}", verdict.message);
 }
 
 #[test]
