@@ -17,7 +17,7 @@ struct Shelf {
     version: u64,
     /// `METHOD path`, writes only.
     writes: Vec<String>,
-    /// Paths on which every write is forbidden.
+    /// Paths on which every write is forbidden; after `GET ` those that may not be read.
     forbidden: BTreeSet<String>,
     /// Nobody answers.
     silent: bool,
@@ -104,6 +104,9 @@ fn failure(code: StatusCode, reason: &str) -> Answer {
 
 impl Shelf {
     fn answer(&mut self, method: &Method, path: &str, query: &str, body: Value) -> Answer {
+        if *method == Method::GET && self.forbidden.contains(&format!("GET {path}")) {
+            return failure(StatusCode::FORBIDDEN, "Forbidden");
+        }
         if *method != Method::GET {
             self.writes.push(format!("{method} {path}"));
             if self.forbidden.contains(path) {

@@ -15,7 +15,7 @@ use mesh_api::{
 };
 use mesh_core::{
     facts::{Facts, MemberFacts, MemberKey, Obstacle},
-    istio::Plane,
+    istio::{Discovery, Plane},
     names::{ClusterName, MeshName},
     plan::{Action, MemberPlan, plan},
     remote::Pairs,
@@ -80,6 +80,8 @@ pub(crate) struct Terms {
     pub(crate) plane: Plane,
     /// The revision of istiod that is meant.
     pub(crate) revision: String,
+    /// How istiods learn of regions.
+    pub(crate) discovery: Discovery,
 }
 
 /// What the task of one member is to do.
@@ -218,6 +220,7 @@ fn terms(mesh: &MeshName, root: &Root, rules: &MeshRules, facts: &MemberFacts) -
         workloads: rules.workloads_in(plane),
         plane,
         revision: rules.istio.revision.clone(),
+        discovery: rules.istio.discovery,
     })
 }
 

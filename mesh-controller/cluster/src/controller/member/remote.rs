@@ -12,7 +12,7 @@ use kube::{Api, Client, ResourceExt as _, api::PartialObjectMeta};
 use mesh_api::{NAMESPACE, labels, read};
 use mesh_core::{
     facts::Obstacle,
-    istio::Plane,
+    istio::{Discovery, Plane},
     names::ClusterName,
     plan::Action,
     remote::{Pair, Pairs, SecretFacts, Server, Step, secret_name},
@@ -124,11 +124,14 @@ impl Member {
     /// Keeps the remote secrets of the member, for as long as the session lasts.
     pub(super) async fn keep_remotes(&self, client: &Client) {
         let mut wish = self.wish.clone();
-        let is_istio = |wish: &Wish| wish.terms.as_ref().map(|terms| terms.plane == Plane::Istio);
+        let reads = |wish: &Wish| {
+            let terms = wish.terms.as_ref()?;
+            Some(terms.plane == Plane::Istio && terms.discovery == Discovery::RemoteSecrets)
+        };
         loop {
-            let now = is_istio(&wish.borrow_and_update());
+            let now = reads(&wish.borrow_and_update());
             let other = async {
-                while is_istio(&wish.borrow_and_update()) == now {
+                while reads(&wish.borrow_and_update()) == now {
                     if wish.changed().await.is_err() {
                         return std::future::pending().await;
                     }
@@ -141,13 +144,13 @@ impl Member {
         }
     }
 
-    async fn keep_in_plane(&self, client: &Client, is_istio: Option<bool>) {
-        if is_istio.is_none() {
+    async fn keep_in_plane(&self, client: &Client, reads: Option<bool>) {
+        if reads.is_none() {
             return std::future::pending().await;
         }
         let books = Mutex::new(Books::default());
         let bell = Notify::new();
-        if is_istio == Some(false) {
+        if reads == Some(false) {
             return self.clear_remotes(client).await;
         }
         let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), NAMESPACE);
@@ -172,7 +175,7 @@ impl Member {
         }
     }
 
-    /// Takes away what is left from when its plane was another; nothing comes into being any more.
+    /// Takes away what is left from when its plane or discovery was another; nothing comes into being any more.
     async fn clear_remotes(&self, client: &Client) {
         self.report(|seen| seen.remote.secrets = None);
         let mut wish = self.wish.clone();

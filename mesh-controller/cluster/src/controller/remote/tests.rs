@@ -284,6 +284,21 @@ async fn what_nobody_needs_any_more_goes_and_other_secrets_of_ours_stay() {
 }
 
 #[tokio::test]
+async fn where_secrets_may_not_be_listed_there_are_none_of_ours() {
+    let world = World::new();
+    world
+        .consumer
+        .forbid("GET /api/v1/namespaces/istio-system/secrets");
+    let writer = Writer::new(
+        world.consumer.client(),
+        labels::CONTROLLER,
+        owner(),
+        open_gate(),
+    );
+    assert_eq!(writer.prune_remotes(&BTreeSet::new()).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn nothing_is_asked_or_written_while_another_leads() {
     let world = World {
         gate: Arc::new(|| false),

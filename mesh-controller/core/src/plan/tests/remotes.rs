@@ -6,19 +6,11 @@ use crate::{
     remote::{Said, SecretFacts, Server, Step, Synced},
 };
 
+/// What is seen in a member whose istiod reads no Secrets elsewhere.
 fn istiod(cluster: &str) -> IstioFacts {
-    IstioFacts {
-        istiods: vec![Istiod {
-            name: "istiod".to_owned(),
-            revision: "default".to_owned(),
-            version: Some("1.31.0".to_owned()),
-            cluster: Some(cluster.to_owned()),
-            trust_domain: Some("mesh.example".to_owned()),
-            ready: true,
-            leaves_out_secrets: true,
-        }],
-        ..IstioFacts::default()
-    }
+    let mut seen = istio::istio(cluster);
+    seen.istiods[0].leaves_out_secrets = true;
+    seen
 }
 
 /// A fleet in the Istio plane whose regions have let in whom they are to let in.
