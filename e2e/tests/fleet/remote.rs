@@ -4,6 +4,7 @@ mod renewed;
 mod rights;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
@@ -27,7 +28,7 @@ const READER: &str = "mesh-reader-child1";
 /// What a consumer's istiod is told so that it does not ask for Secrets.
 const NO_SECRETS: (&str, &str) = ("PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER", "false");
 /// How long istiod waits for a region that does not answer, and how long the agent watches that before it tells.
-const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Region and child in the Istio plane with remote secrets; everything back as it was afterwards.
 fn with_remotes<Fut>(name: &str, test: impl FnOnce(Link) -> Fut + Send) -> Result<()>

@@ -135,7 +135,7 @@ async fn polled(link: &Link) -> Result<usize> {
     let (mut last, uid) = issued(link).await?;
     let started = Instant::now();
     let (mut renewals, mut asked, mut looks, mut after) = (0, 0_u32, 0_u32, 0_u32);
-    let mut lost = Vec::new();
+    let mut failures: Vec<String> = Vec::new();
     // beyond the last one too, so that what breaks afterwards is seen
     while renewals < RENEWALS || after < 20 {
         ensure!(
@@ -143,7 +143,7 @@ async fn polled(link: &Link) -> Result<usize> {
             "{renewals} renewals in {:?}",
             started.elapsed()
         );
-        lost.extend(many(link).await?);
+        failures.extend(many(link).await?);
         asked += 20;
         looks += 1;
         ensure!(
@@ -163,7 +163,7 @@ async fn polled(link: &Link) -> Result<usize> {
         after += 1;
         last = now;
     }
-    ensure!(lost.is_empty(), "of {asked} requests: {lost:#?}");
+    ensure!(failures.is_empty(), "of {asked} requests: {failures:#?}");
     progress::step(format!(
         "{renewals} renewals in {:.0} s: {asked} requests, {looks} looks at istiod's endpoints, nothing lost",
         started.elapsed().as_secs_f64()
