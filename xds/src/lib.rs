@@ -6,6 +6,7 @@
 //! | [`engine`] | the delta xDS protocol of one stream as a state machine | pure |
 //! | [`server`] | [`Store`] and the gRPC shell around the engine, on a Unix socket | shell |
 //! | [`gateway`] | from our own small specs to a [`Snapshot`], and the bootstrap | pure |
+//! | [`istiod`] | what an istiod says about itself, over the same protocol | shell |
 //!
 //! Only the *delta* variant of ADS and SDS is spoken: every Envoy that talks to this server got its
 //! bootstrap from [`gateway::bootstrap`], which asks for delta. State-of-the-world requests are
@@ -18,6 +19,7 @@
 
 pub mod engine;
 pub mod gateway;
+pub mod istiod;
 pub mod model;
 pub mod server;
 

@@ -9,6 +9,7 @@ mod faults;
 mod link;
 mod outages;
 mod plane;
+mod remote;
 mod removal;
 mod renewal;
 mod rest;

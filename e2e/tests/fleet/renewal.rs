@@ -166,7 +166,7 @@ pub(crate) async fn set_life(
 }
 
 /// Both controllers anew, as the image they are made from has changed under its name.
-async fn restart(link: &Link) -> Result<()> {
+pub(crate) async fn restart(link: &Link) -> Result<()> {
     link.management
         .kill_pods("istio-system", "app=mesh-controller")
         .await?;

@@ -15,6 +15,7 @@
 //! | [`probe`] | the same from a pod with a sidecar of Istio, which does nothing else |
 //! | `names` | endpoint slices behind the telemetry Services |
 //! | `cacerts` | what a stock istiod signs with |
+//! | `remotes` | whether istiod reads the regions that it is led to by remote secrets |
 //! | `roots` | the roots in every namespace |
 //! | `lists` | which revocation lists are good; those in every namespace |
 //! | `report` | status, on changes of meaning only |
@@ -37,6 +38,7 @@ mod names;
 mod places;
 mod probe;
 mod prober;
+mod remotes;
 mod report;
 mod roots;
 mod signing;
@@ -230,6 +232,14 @@ pub async fn start(
         metrics: metrics.clone(),
     };
     tasks.spawn("leaf", signing.run());
+    let remotes = remotes::Remotes {
+        cluster: cluster.clone(),
+        pod: settings.pod.clone(),
+        wanted: wanted.clone(),
+        leaf: leaf.clone(),
+        board: board.clone(),
+    };
+    tasks.spawn("remote clusters of istiod", remotes.run());
     let gateway = Gateway {
         node: settings.pod.clone(),
         intake: settings.intake,

@@ -69,7 +69,7 @@ fn is_old_enough(way: Way, age: Duration) -> bool {
 pub(crate) fn host(consume: &Consume) -> Option<&Host> {
     match consume.sidecars {
         Sidecars::Intake => None,
-        Sidecars::Static => {
+        Sidecars::Static | Sidecars::Remote => {
             let mut hosts = consume.hosts.iter();
             hosts.find(|host| host.service == consume.service)
         }

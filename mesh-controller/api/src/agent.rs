@@ -226,6 +226,8 @@ pub enum Sidecars {
     Intake,
     /// Straight to the region's gateway, by `WorkloadEntry` objects that the agent keeps.
     Static,
+    /// Straight to the region's gateway, by what their istiod learns from the region's API server.
+    Remote,
 }
 
 /// A Service of a region that is open at Istio's gateway.
@@ -346,6 +348,23 @@ pub struct Replica {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["region".into()]))]
     pub paths: Vec<ReplicaPath>,
+    /// What the member's istiod says about the regions that it reads by remote secrets, one entry per region.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["region".into()]))]
+    pub remotes: Vec<ReplicaRemote>,
+}
+
+/// What istiod says about one region.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicaRemote {
+    /// ID of the region.
+    pub region: String,
+    /// `synced`, `syncing`, `timeout` or `absent`; `foreign` if it reads it by a Secret that is not ours; `unasked` if it could not be asked.
+    pub state: String,
+    /// The Secret that is not ours, or why it could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// One line of the ledger.

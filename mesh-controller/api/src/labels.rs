@@ -17,6 +17,19 @@ pub const FORCE_REMOVAL: &str = "mesh.kof.k0rdent.mirantis.com/force-removal";
 /// On a `MeshMember`: its finalizer, removed when nothing of ours is left in the member.
 pub const FINALIZER: &str = "mesh.kof.k0rdent.mirantis.com/withdraw";
 
+/// On a Secret that istiod is to take for a remote secret (Istio's name), with value `true`.
+pub const MULTI_CLUSTER: &str = "istio/multiCluster";
+/// On a remote secret: the cluster that it leads to (Istio's name).
+pub const REMOTE_CLUSTER: &str = "networking.istio.io/cluster";
+/// On a remote secret of ours: hash of what is in it but its token.
+pub const REMOTE_SHAPE: &str = "mesh.kof.k0rdent.mirantis.com/remote-shape";
+/// On a remote secret of ours: UID of the account that its token is of.
+pub const REMOTE_READER: &str = "mesh.kof.k0rdent.mirantis.com/remote-reader";
+/// On a remote secret of ours: when its token was issued.
+pub const TOKEN_ISSUED: &str = "mesh.kof.k0rdent.mirantis.com/token-issued";
+/// On a remote secret of ours: when its token ends.
+pub const TOKEN_EXPIRES: &str = "mesh.kof.k0rdent.mirantis.com/token-expires";
+
 /// On a kubeconfig Secret: enrols the cluster it leads to.
 pub const ISTIO_ROLE: &str = "k0rdent.mirantis.com/istio-role";
 /// On a `ClusterDeployment`: the mesh; absent = the default mesh.

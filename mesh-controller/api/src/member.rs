@@ -106,6 +106,10 @@ pub struct Overrides {
     /// What carries this member's links, in place of what its mesh says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_plane: Option<DataPlane>,
+    /// URL of the API server as peers see it, in place of that in the kubeconfig. Only of a region whose peers read it (`spec.istio.discovery: remoteSecrets` of the mesh).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512), regex(pattern = r"^https://"))]
+    pub api_server: Option<String>,
 }
 
 /// Where a gateway is reached.

@@ -265,6 +265,14 @@ pub struct IstioOptions {
     #[serde(default = "revision")]
     #[schemars(length(min = 1, max = 63))]
     pub revision: String,
+    /// How sidecars learn where regions are.
+    #[serde(default)]
+    pub discovery: Discovery,
+    /// How long the tokens in remote secrets live. They are renewed at two thirds of it, in place. Where the istiod that reads them is
+    /// older than 1.31, whose links suffer from each change, they live 30 days at least.
+    #[serde(default = "token_life")]
+    #[schemars(regex(pattern = r"^([0-9]+[smhd])+$"))]
+    pub remote_token_lifetime: String,
     /// Which objects open the gateway of a region.
     #[serde(default)]
     pub gateway: GatewayFlavour,
@@ -282,15 +290,32 @@ fn revision() -> String {
     mesh_core::istio::DEFAULT_REVISION.to_owned()
 }
 
+fn token_life() -> String {
+    "24h".to_owned()
+}
+
 impl Default for IstioOptions {
     fn default() -> Self {
         Self {
             revision: revision(),
+            discovery: Discovery::default(),
+            remote_token_lifetime: token_life(),
             gateway: GatewayFlavour::default(),
             tracing_provider: None,
             callers: IstioCallers::default(),
         }
     }
+}
+
+/// How sidecars learn where regions are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Discovery {
+    /// From objects in their own cluster that name the region's gateway: no credential for the region, and none of its API server's outages.
+    #[default]
+    Static,
+    /// From the region's API server, by a remote secret that istiod reads.
+    RemoteSecrets,
 }
 
 /// Which objects open the gateway of a region.

@@ -5,6 +5,7 @@ mod agent;
 mod enrolment;
 mod istio;
 mod mesh;
+mod remote;
 mod revocation;
 
 pub use access::{Auth, ClusterAccess, Redacted, SecretRef, kubeconfig, kubeconfig_ref};
@@ -13,6 +14,7 @@ pub use enrolment::{Membership, claim, membership};
 pub use istio::{IstioObjects, is_ours, istio};
 pub use mesh::{MeshRules, WorkloadRules, data_plane, mesh};
 use mesh_core::facts::Obstacle;
+pub use remote::{remote_secret, server};
 pub use revocation::revocations;
 
 fn obstacle(reason: &str, message: impl Into<String>) -> Obstacle {

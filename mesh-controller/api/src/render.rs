@@ -4,6 +4,7 @@ mod intent;
 mod istio;
 mod member;
 mod probe;
+mod remote;
 mod status;
 mod workload;
 
@@ -13,6 +14,7 @@ pub use member::{
     ManagedKind, MemberSettings, Rendered, member_objects, namespace_kind, prunable,
     workload_entry_kind,
 };
+pub use remote::{RemoteSecret, remote_secret, secret_kind};
 pub use status::{
     MemberView, MeshView, WARNING, management_membership, management_source, member_status,
     mesh_member, mesh_status, path_lines,

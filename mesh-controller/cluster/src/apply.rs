@@ -8,6 +8,7 @@ mod guest;
 mod intact;
 mod leave;
 mod prune;
+mod remote;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -31,6 +32,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
+pub(crate) use self::remote::is_intact as remote_is_intact;
 pub use self::{intact::intact, leave::Remains};
 use crate::call::{CallError, call, call_opt};
 

@@ -8,6 +8,7 @@
 //! | `look` | from everything known to what is to be done; pure |
 //! | `roots` | keeps the roots open |
 //! | `member` | one task per member: connects, observes, delivers, signs, leaves |
+//! | `remote` | who gets into which region, for remote secrets |
 //! | `register`, `registrar` | what is to be written on management, and writing it |
 
 mod endings;
@@ -17,6 +18,7 @@ mod look;
 mod member;
 mod register;
 mod registrar;
+mod remote;
 mod roots;
 mod sign;
 
@@ -43,6 +45,7 @@ use self::{
     member::{Common, Member},
     register::Jobs,
     registrar::Registrar,
+    remote::Ways,
     roots::Roots,
 };
 use crate::{
@@ -188,6 +191,7 @@ pub async fn run(
         install,
         claim: claim.clone(),
         metrics,
+        ways: Ways::default(),
     };
     tasks.spawn("gauge of leading", gauge(claim, common.metrics.clone()));
     tasks.spawn("look", looking(common, constants, jobs, looked));

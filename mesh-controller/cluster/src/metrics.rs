@@ -155,6 +155,8 @@ pub struct Metrics {
     shown: Arc<Mutex<BTreeSet<ByCertificate>>>,
     leading: Gauge,
     first_object: Histogram,
+    remote_tokens: Counter,
+    remote_secrets: Counter,
 }
 
 impl Metrics {
@@ -173,6 +175,8 @@ impl Metrics {
             first_object: Histogram::new([
                 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0, 20.0,
             ]),
+            remote_tokens: Counter::default(),
+            remote_secrets: Counter::default(),
         };
         registry.register(
             "looks",
@@ -215,7 +219,25 @@ impl Metrics {
             Unit::Seconds,
             metrics.first_object.clone(),
         );
+        registry.register(
+            "remote_tokens",
+            "Count of tokens that were asked for in regions, for remote secrets",
+            metrics.remote_tokens.clone(),
+        );
+        registry.register(
+            "remote_secrets_written",
+            "Count of writes of remote secrets",
+            metrics.remote_secrets.clone(),
+        );
         metrics
+    }
+
+    pub(crate) fn remote_token(&self) {
+        self.remote_tokens.inc();
+    }
+
+    pub(crate) fn remote_secret(&self) {
+        self.remote_secrets.inc();
     }
 
     pub(crate) fn looked(&self) {

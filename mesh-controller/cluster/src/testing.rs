@@ -17,7 +17,7 @@ struct Shelf {
     version: u64,
     /// `METHOD path`, writes only.
     writes: Vec<String>,
-    /// Paths on which every write is forbidden.
+    /// Paths on which every write is forbidden; after `GET ` those that may not be read.
     forbidden: BTreeSet<String>,
     /// Nobody answers.
     silent: bool,
@@ -104,6 +104,9 @@ fn failure(code: StatusCode, reason: &str) -> Answer {
 
 impl Shelf {
     fn answer(&mut self, method: &Method, path: &str, query: &str, body: Value) -> Answer {
+        if *method == Method::GET && self.forbidden.contains(&format!("GET {path}")) {
+            return failure(StatusCode::FORBIDDEN, "Forbidden");
+        }
         if *method != Method::GET {
             self.writes.push(format!("{method} {path}"));
             if self.forbidden.contains(path) {
@@ -116,6 +119,7 @@ impl Shelf {
                 (StatusCode::OK, self.list(path, query))
             }
             ("PATCH", live) => self.apply(path, query, live.as_ref(), &body),
+            ("POST", _) if path.ends_with("/token") => self.token(path, body),
             ("POST", _) => {
                 let path = format!(
                     "{path}/{}",
@@ -144,6 +148,22 @@ impl Shelf {
             }
             (_, _) => failure(StatusCode::NOT_FOUND, "NotFound"),
         }
+    }
+
+    /// A token of an account that is there, for as long as is asked.
+    fn token(&mut self, path: &str, mut request: Value) -> Answer {
+        let account = path.strip_suffix("/token").unwrap_or_default();
+        if !self.objects.contains_key(account) {
+            return failure(StatusCode::NOT_FOUND, "NotFound");
+        }
+        self.version += 1;
+        let seconds = request["spec"]["expirationSeconds"]
+            .as_i64()
+            .unwrap_or_default();
+        let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+        let end = jiff::Timestamp::from_second(end.as_second()).unwrap();
+        request["status"] = json!({ "token": format!("token-{}", self.version), "expirationTimestamp": end.to_string() });
+        (StatusCode::CREATED, request)
     }
 
     fn list(&self, path: &str, query: &str) -> Value {

@@ -2,6 +2,7 @@
 //! that is not true is the answer to "why".
 
 mod paths;
+mod remotes;
 mod view;
 
 use jiff::{SignedDuration, Timestamp};

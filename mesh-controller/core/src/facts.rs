@@ -10,6 +10,7 @@ use crate::{
     istio::{Host, IstioFacts, IstioRules, Plane},
     names::{ClusterName, MeshName, TrustDomain},
     plan::Delivery,
+    remote::{RemoteFacts, Said},
 };
 
 /// The `MeshMember` object of a member: namespace and name.
@@ -132,6 +133,8 @@ pub struct MemberFacts {
     pub istio: Option<IstioFacts>,
     /// How it was called through Istio's gateway, as last known, by backend of the contract.
     pub hosts: BTreeMap<String, Host>,
+    /// What has to do with remote secrets.
+    pub remote: RemoteFacts,
 }
 
 /// Most certificates that peers know one member by: two while it rotates. A member may have the root sign more, and
@@ -245,6 +248,8 @@ pub struct ReplicaFacts {
     pub unresolved: BTreeMap<ClusterName, Obstacle>,
     /// Its probes, by region.
     pub paths: BTreeMap<ClusterName, PathFacts>,
+    /// What istiod says about regions that it reads.
+    pub remotes: BTreeMap<ClusterName, Said>,
 }
 
 /// The outcome of the probes of one path.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     contract::{Backend, Caller, Contract, Protocol},
     facts::Obstacle,
+    lifetime::Lifetime,
     names::{ClusterName, LABEL_MAX, TrustDomain},
 };
 
@@ -24,6 +25,16 @@ pub enum Plane {
     Envoy,
     /// The member's own Istio.
     Istio,
+}
+
+/// How the istiod of a consumer learns where a region's services are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Discovery {
+    /// From objects in the consumer that name the region's gateway. Needs nothing of the region's API server.
+    #[default]
+    Static,
+    /// From the region's API server, by a remote secret.
+    RemoteSecrets,
 }
 
 /// Which objects open a region's gateway.
@@ -41,6 +52,10 @@ pub enum Flavour {
 pub struct IstioRules {
     /// The revision of istiod that is meant.
     pub revision: String,
+    /// How consumers learn of regions.
+    pub discovery: Discovery,
+    /// How long the tokens in remote secrets are to live.
+    pub token_life: Lifetime,
     /// How gateways are opened.
     pub flavour: Flavour,
     /// Extension provider that sidecars in namespace kof send traces to.
@@ -52,11 +67,23 @@ pub struct IstioRules {
 /// Istio's name for a control plane without a revision.
 pub const DEFAULT_REVISION: &str = "default";
 
+/// The `ConfigMap` in istio-system with the mesh configuration of the istiod of this revision.
+#[must_use]
+pub fn config_map(revision: &str) -> String {
+    if revision == DEFAULT_REVISION {
+        "istio".to_owned()
+    } else {
+        format!("istio-{revision}")
+    }
+}
+
 impl Default for IstioRules {
     fn default() -> Self {
         let all = BTreeSet::from(["kof/*".to_owned()]);
         Self {
             revision: DEFAULT_REVISION.to_owned(),
+            discovery: Discovery::default(),
+            token_life: Lifetime::from_secs(24 * 3600),
             flavour: Flavour::default(),
             tracing: None,
             accounts: [(Caller::Child, all.clone()), (Caller::Management, all)].into(),
@@ -92,6 +119,8 @@ pub struct Istiod {
     pub trust_domain: Option<String>,
     /// A pod of it is ready.
     pub ready: bool,
+    /// It is told not to read Secrets of other clusters.
+    pub leaves_out_secrets: bool,
 }
 
 /// A Service in namespace kof.
@@ -349,7 +378,7 @@ pub fn judge<'a>(seen: &'a IstioFacts, expected: &Expected<'_>) -> Result<&'a Is
 }
 
 /// Major and minor of a version like `1.27.3` or `v1.27-alpha`.
-fn release(version: &str) -> Option<(u32, u32)> {
+pub(crate) fn release(version: &str) -> Option<(u32, u32)> {
     let mut parts = version.trim_start_matches('v').split('.');
     let major = parts.next()?.parse().ok()?;
     let digits: String = parts

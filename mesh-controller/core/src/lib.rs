@@ -14,5 +14,6 @@ pub mod lifetime;
 pub mod names;
 pub mod plan;
 pub mod probe;
+pub mod remote;
 pub mod revocation;
 pub mod text;

@@ -4,15 +4,23 @@
 //! business of another member. Same facts, same plan.
 
 pub mod generations;
+mod istio;
 mod lists;
+mod remotes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+pub use self::istio::{IstioDelivery, Through};
 use self::{
     generations::{Generations, Known, generations},
+    istio::{istio_delivery, through},
     lists::Lists,
+};
+pub(crate) use self::{
+    istio::hosts,
+    remotes::{collision, takes},
 };
 use crate::{
     conditions::{self, PathReport, Verdict},
@@ -21,8 +29,9 @@ use crate::{
         Access, Anchor, Claim, Facts, Life, MemberFacts, MemberKey, Obstacle, Reach, Role,
         RootFacts, Target,
     },
-    istio::{self, Door, Entries, Flavour, Guest, Host, IstioFacts, Plane},
+    istio::{Host, Plane, gateway_account},
     names::{ClusterName, MeshName, SpiffeId, TrustDomain},
+    remote::Pairs,
 };
 
 /// What must be true of each member.
@@ -47,6 +56,8 @@ pub struct MemberPlan {
     pub identity: Option<SpiffeId>,
     /// How it is called through Istio's gateway, as last known; to be remembered.
     pub hosts: BTreeMap<String, Host>,
+    /// The remote secrets that are to be there, if it is delivered to.
+    pub remotes: Pairs,
     /// The generations of its intermediate. The one it signs with must be recorded before the member is told of it.
     pub generations: Generations,
     /// False while too little is known to say anything: what was said before stays.
@@ -105,43 +116,6 @@ pub struct Delivery {
     pub crls: BTreeMap<String, String>,
 }
 
-impl Delivery {
-    /// The regions that sidecars of this member go to by themselves: what is to be probed from a pod that has one.
-    pub fn probed_by_sidecars(&self) -> impl Iterator<Item = &ClusterName> {
-        let injects = self.istio.as_ref().is_some_and(|istio| istio.injects);
-        let called = self.consume.iter().filter(move |_| injects);
-        called.filter_map(|(region, consume)| {
-            let Through::Istio { hosts, .. } = &consume.through else {
-                return None;
-            };
-            let (_, backend) = self.contract.probe(consume.caller)?;
-            // A region whose certificate is not known yet is not called yet.
-            let known = hosts.contains_key(&backend) && self.trusts.contains_key(region);
-            known.then_some(region)
-        })
-    }
-}
-
-/// What is to be there of Istio, between clusters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IstioDelivery {
-    /// The member's network.
-    pub network: String,
-    /// The revision of istiod that is meant.
-    pub revision: String,
-    /// Istio's kinds are served, so objects of them can be written.
-    pub served: bool,
-    /// The istiod that is meant is ready, or was when something was delivered last: pods are given sidecars. A pod that is made
-    /// earlier would never have one.
-    pub injects: bool,
-    /// How its gateway is opened.
-    pub flavour: Flavour,
-    /// Extension provider for traces.
-    pub tracing: Option<String>,
-    /// The ways in, and who may use each; only of a region.
-    pub doors: Vec<(Door, Entries)>,
-}
-
 /// How a member knows another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
@@ -166,20 +140,6 @@ pub struct Consume {
     pub targets: BTreeSet<Target>,
     /// What stands at the region's gateway.
     pub through: Through,
-}
-
-/// What stands at a region's gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Through {
-    /// An Envoy of ours, that knows each caller and routes by path.
-    Envoy,
-    /// Istio's: one host for each backend of the contract that is known to be there.
-    Istio {
-        /// By backend: the host, and what the caller may ask of it.
-        hosts: BTreeMap<String, (Host, BTreeSet<String>)>,
-        /// The trust domain of those who answer.
-        trust_domain: TrustDomain,
-    },
 }
 
 /// Decides what must be true next in one mesh.
@@ -214,6 +174,11 @@ pub fn plan(facts: &Facts, now: Timestamp) -> Plan {
             members
                 .values()
                 .filter_map(|planned: &MemberPlan| planned.generations.wake_at),
+        )
+        .chain(
+            members
+                .values()
+                .flat_map(|planned| planned.remotes.values().filter_map(|pair| pair.wake_at)),
         )
         .min();
     Plan { members, wake_at }
@@ -347,12 +312,13 @@ fn seat(facts: &Facts, member: &MemberFacts) -> Result<Seat, Obstacle> {
 
 /// Who a member's Envoy is in the trust domain that all members of the Istio plane share.
 fn shared_identity(facts: &Facts, cluster: &ClusterName) -> SpiffeId {
-    let account = istio::gateway_account(cluster);
+    let account = gateway_account(cluster);
     facts.trust_domain.workload("istio-system", &account)
 }
 
 /// The other end of a link, as far as planning needs it.
 pub(crate) struct Peer<'a> {
+    pub(crate) key: &'a MemberKey,
     pub(crate) seat: &'a Seat,
     pub(crate) facts: &'a MemberFacts,
 }
@@ -385,6 +351,7 @@ fn peers<'a>(facts: &'a Facts, admitted: &'a Admitted) -> impl Iterator<Item = P
         .iter()
         .filter_map(|(key, member)| match admitted.get(key) {
             Some(Admission::Holds(seat)) => Some(Peer {
+                key,
                 seat,
                 facts: member,
             }),
@@ -479,99 +446,6 @@ fn delivery(
     }
 }
 
-/// How a region is called by this kind of caller.
-fn through(facts: &Facts, peer: &Peer<'_>, caller: Caller) -> Through {
-    if peer.seat.plane == Plane::Envoy {
-        return Through::Envoy;
-    }
-    let hosts = hosts(facts, peer.seat, peer.facts).into_iter();
-    let hosts = hosts.filter_map(|(backend, host)| {
-        let granted = facts.contract.granted(caller);
-        let prefixes: BTreeSet<String> = granted
-            .filter(|grant| grant.backend == backend)
-            .map(|grant| grant.prefix.clone())
-            .collect();
-        (!prefixes.is_empty()).then_some((backend, (host, prefixes)))
-    });
-    Through::Istio {
-        hosts: hosts.collect(),
-        trust_domain: facts.trust_domain.clone(),
-    }
-}
-
-/// How a region is called through Istio's gateway, as last known.
-pub(crate) fn hosts(facts: &Facts, seat: &Seat, member: &MemberFacts) -> BTreeMap<String, Host> {
-    if seat.plane != Plane::Istio || seat.claim.role != Role::Region {
-        return BTreeMap::new();
-    }
-    let cluster = &seat.claim.cluster;
-    istio::hosts(
-        cluster,
-        &facts.contract,
-        member.istio.as_ref(),
-        &member.hosts,
-    )
-}
-
-/// What is to be there of Istio.
-fn istio_delivery(
-    facts: &Facts,
-    admitted: &Admitted,
-    seat: &Seat,
-    member: &MemberFacts,
-) -> Option<IstioDelivery> {
-    if seat.plane != Plane::Istio {
-        return None;
-    }
-    let rules = &facts.istio;
-    let cluster = &seat.claim.cluster;
-    let seen = member.istio.as_ref();
-    let doors = seen
-        .filter(|_| seat.claim.role == Role::Region)
-        .map(|seen| istio::doors(cluster, &facts.contract, seen))
-        .unwrap_or_default();
-    let guests: Vec<Guest<'_>> = peers(facts, admitted)
-        .filter_map(|peer| {
-            Some(Guest {
-                cluster: &peer.seat.claim.cluster,
-                caller: calls(&peer.seat.claim, &seat.claim)?,
-                plane: peer.seat.plane,
-            })
-        })
-        .collect();
-    let domain = &facts.trust_domain;
-    let entries = |backend: &str| istio::entries(domain, rules, &facts.contract, backend, &guests);
-    Some(IstioDelivery {
-        network: istio::network(cluster),
-        revision: rules.revision.clone(),
-        served: seen.is_some_and(|seen| !seen.istiods.is_empty()),
-        injects: seen.is_some_and(|seen| injects(seen, &rules.revision, member)),
-        flavour: rules.flavour,
-        tracing: rules.tracing.clone(),
-        doors: doors
-            .into_values()
-            .flatten()
-            .map(|door| {
-                let entries = entries(&door.backend.name);
-                (door, entries)
-            })
-            .collect(),
-    })
-}
-
-/// Whether pods are given sidecars by the istiod that is meant. One that is away for now takes nothing away.
-fn injects(seen: &IstioFacts, revision: &str, member: &MemberFacts) -> bool {
-    let before = || {
-        let delivered = member.delivered.as_ref()?;
-        Some(delivered.delivery.istio.as_ref()?.injects)
-    };
-    let mut meant = seen
-        .istiods
-        .iter()
-        .filter(|istiod| istiod.revision == revision);
-    meant.any(|istiod| istiod.ready || before() == Some(true))
-}
-
 fn gateway(peer: &Peer<'_>) -> BTreeSet<Target> {
     let claimed = &peer.seat.claim.gateway_override;
     if claimed.is_empty() {
@@ -602,6 +476,7 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         .filter(|peer| calls(&seat.claim, &peer.seat.claim).is_some())
         .map(|peer| (peer.seat.claim.cluster.clone(), peer))
         .collect();
+    let remotes = remotes::pairs(facts, (seat, member), &regions, now);
     let view = conditions::View {
         facts,
         seat,
@@ -609,17 +484,19 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         regions: &regions,
         links: &links,
         generations: &generations,
+        pairs: &remotes,
         now,
     };
     let verdicts = view.verdicts();
     let paths = view.paths();
     MemberPlan {
-        settled: settled(member, &action, looked),
+        settled: settled(member, &action, looked) && remotes::settled(member, &remotes),
         action,
         verdicts,
         paths,
         identity: Some(seat.identity.clone()),
         hosts: hosts(facts, seat, member),
+        remotes,
         generations,
     }
 }
@@ -682,6 +559,7 @@ fn refused(member: &MemberFacts, why: &Obstacle) -> MemberPlan {
         paths: Vec::new(),
         identity: None,
         hosts: member.hosts.clone(),
+        remotes: Pairs::new(),
         generations: kept(member),
         settled: true,
     }
@@ -715,6 +593,7 @@ fn leaving(member: &MemberFacts) -> MemberPlan {
         paths: Vec::new(),
         identity: None,
         hosts: member.hosts.clone(),
+        remotes: Pairs::new(),
         generations: kept(member),
         settled: member.reach != Reach::Unknown,
     }

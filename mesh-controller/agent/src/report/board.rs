@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use mesh_api::{
     agent::{
-        self as api, Crl, LedgerEntry, MeshAgentStatus, Replica, ReplicaPath, WorkloadsStatus,
+        self as api, Crl, LedgerEntry, MeshAgentStatus, Replica, ReplicaPath, ReplicaRemote,
+        WorkloadsStatus,
     },
     member::Intermediate,
 };
 use mesh_cluster::agent_io::Shared;
-use mesh_core::{facts::Obstacle, probe};
+use mesh_core::{facts::Obstacle, names::ClusterName, probe, remote::Said};
 use tokio::sync::watch;
 
 use crate::ledger::Book;
@@ -27,6 +28,7 @@ pub(crate) struct Draft {
     pub(super) rejected: Option<String>,
     pub(super) paths: BTreeMap<String, probe::State>,
     pub(super) unresolved: BTreeMap<String, Obstacle>,
+    pub(super) remotes: BTreeMap<ClusterName, Said>,
     pub(super) looked: bool,
     pub(super) intermediates: Option<Vec<Intermediate>>,
     pub(super) obstacle: Option<Obstacle>,
@@ -179,6 +181,11 @@ impl Board {
         self.change(|draft| draft.unresolved = unresolved);
     }
 
+    /// What istiod says about the regions that it reads.
+    pub(crate) fn remotes(&self, said: &BTreeMap<ClusterName, Said>) {
+        self.change(|draft| draft.remotes.clone_from(said));
+    }
+
     /// Tells when something new is said.
     pub(crate) fn news(&self) -> watch::Receiver<Draft> {
         self.draft.subscribe()
@@ -296,6 +303,11 @@ impl Draft {
                 .iter()
                 .map(|(region, state)| self.path(region, state))
                 .collect(),
+            remotes: self
+                .remotes
+                .iter()
+                .map(|(region, said)| remote(region, said))
+                .collect(),
         }
     }
 
@@ -331,5 +343,13 @@ fn told(obstacle: &Obstacle) -> api::Obstacle {
     api::Obstacle {
         reason: obstacle.reason.clone(),
         message: obstacle.message.clone(),
+    }
+}
+
+fn remote(region: &ClusterName, said: &Said) -> ReplicaRemote {
+    ReplicaRemote {
+        region: region.to_string(),
+        state: said.state.as_str().to_owned(),
+        message: said.note.clone(),
     }
 }

@@ -9,6 +9,7 @@ use k8s_openapi::ByteString;
 use mesh_core::facts::Obstacle;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use super::obstacle;
 use crate::foreign::{ClusterDeployment, ClusterTemplate, Credential};
@@ -37,9 +38,15 @@ impl fmt::Display for SecretRef {
 
 /// A text that nobody gets to see by accident.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Redacted(String);
+pub struct Redacted(Zeroizing<String>);
 
 impl Redacted {
+    /// Hides it, and wipes it in the end.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
     /// The text. Not for logs, status, events or arguments.
     #[must_use]
     pub fn reveal(&self) -> &str {
@@ -372,7 +379,7 @@ fn auth(user: &User) -> Result<Auth, Refusal> {
             .ok_or_else(bad)?;
         return Ok(Auth::Certificate {
             certificate_pem,
-            key_pem: Redacted(key),
+            key_pem: Redacted::new(key),
         });
     }
     match user
@@ -382,7 +389,7 @@ fn auth(user: &User) -> Result<Auth, Refusal> {
         .filter(|token| !token.is_empty())
     {
         Some(token) if token.bytes().all(|b| b.is_ascii_graphic()) => {
-            Ok(Auth::Token(Redacted(token.to_owned())))
+            Ok(Auth::Token(Redacted::new(token.to_owned())))
         }
         Some(_) => Err((
             "KubeconfigMalformed",

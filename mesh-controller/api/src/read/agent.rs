@@ -12,6 +12,7 @@ use mesh_core::{
     facts::{AgentFacts, Anchor, Obstacle, PathFacts, ReplicaFacts, Target},
     istio::Host,
     names::{ClusterName, LABEL_MAX},
+    remote::{Said, Synced},
     text::line,
 };
 
@@ -91,7 +92,19 @@ fn facts(replica: &Replica) -> ReplicaFacts {
         rejected: replica.rejected.as_deref().map(short),
         unresolved,
         paths,
+        remotes: remotes(replica),
     }
+}
+
+/// What istiod says there about regions; words that it does not have are left out.
+fn remotes(replica: &Replica) -> BTreeMap<ClusterName, Said> {
+    let said = replica.remotes.iter().take(PATHS_MAX);
+    let read = said.filter_map(|said| {
+        let note = said.message.as_deref().map(short);
+        let state = Synced::read(&said.state)?;
+        Some((said.region.parse().ok()?, Said { state, note }))
+    });
+    read.collect()
 }
 
 /// A member's words about something that stands in its way.

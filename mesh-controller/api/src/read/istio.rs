@@ -9,7 +9,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use mesh_core::istio::{DEFAULT_REVISION, IstioFacts, Istiod, ServiceFacts};
+use mesh_core::istio::{DEFAULT_REVISION, IstioFacts, Istiod, ServiceFacts, config_map};
 
 use crate::labels;
 
@@ -105,11 +105,7 @@ fn istiod(deployment: &Deployment, configs: &BTreeMap<&str, &ConfigMap>) -> Isti
     let revision = value("REVISION")
         .or_else(|| label(REVISION))
         .unwrap_or_else(|| DEFAULT_REVISION.to_owned());
-    let config = if revision == DEFAULT_REVISION {
-        "istio".to_owned()
-    } else {
-        format!("istio-{revision}")
-    };
+    let config = config_map(&revision);
     let tag = discovery
         .and_then(|c| c.image.as_deref()?.rsplit_once(':'))
         .map(|(_, tag)| tag.to_owned());
@@ -126,6 +122,8 @@ fn istiod(deployment: &Deployment, configs: &BTreeMap<&str, &ConfigMap>) -> Isti
         trust_domain: configs
             .get(config.as_str())
             .and_then(|map| trust_domain(map)),
+        leaves_out_secrets: value("PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER")
+            .is_some_and(|v| v == "false"),
         revision,
         ready: deployment
             .status

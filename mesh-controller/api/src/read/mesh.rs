@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use mesh_core::{
     contract::{Backend, Caller, Contract, Grant, Protocol},
     facts::{Obstacle, plain_serial},
-    istio::{Flavour, IstioRules, Plane},
+    istio::{Discovery, Flavour, IstioRules, Plane},
     lifetime::Lifetime,
     names::{MeshName, TrustDomain},
+    remote::SHORTEST,
 };
 
 use super::obstacle;
@@ -244,6 +245,16 @@ fn istio(wished: &api::IstioOptions, refuse: Refuse<'_>) -> Result<IstioRules, O
     let callers = &wished.callers;
     Ok(IstioRules {
         revision: wished.revision.clone(),
+        discovery: match wished.discovery {
+            api::Discovery::Static => Discovery::Static,
+            api::Discovery::RemoteSecrets => Discovery::RemoteSecrets,
+        },
+        token_life: life(
+            "spec.istio.remoteTokenLifetime",
+            &wished.remote_token_lifetime,
+            SHORTEST,
+            refuse,
+        )?,
         flavour: match wished.gateway {
             api::GatewayFlavour::Classic => Flavour::Classic,
             api::GatewayFlavour::GatewayApi => Flavour::GatewayApi,

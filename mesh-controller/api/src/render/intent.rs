@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mesh_core::{
     contract::{Backend, Caller, Contract, Grant, Protocol},
     facts::Role,
-    istio::{Host, Plane},
+    istio::{Discovery, Host, Plane},
     names::TrustDomain,
     plan::{Consume, Delivery, Through, Trust},
 };
@@ -143,8 +143,11 @@ fn consume(delivery: &Delivery, region: &str, consume: &Consume, trust: &Trust) 
 
 /// How sidecars of this member reach a region.
 fn sidecars(delivery: &Delivery, consume: &Consume) -> api::Sidecars {
-    match (&consume.through, delivery.plane) {
-        (Through::Istio { .. }, Plane::Istio) => api::Sidecars::Static,
+    match (&consume.through, &delivery.istio) {
+        (Through::Istio { .. }, Some(istio)) => match istio.discovery {
+            Discovery::Static => api::Sidecars::Static,
+            Discovery::RemoteSecrets => api::Sidecars::Remote,
+        },
         (Through::Envoy | Through::Istio { .. }, _) => api::Sidecars::Intake,
     }
 }

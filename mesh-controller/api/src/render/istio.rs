@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::{
     contract::{GATEWAY_PORT, Protocol},
-    istio::{DEFAULT_REVISION, Door, Entries, Flavour, Host, Plane, fqdn, sni},
+    istio::{DEFAULT_REVISION, Discovery, Door, Entries, Flavour, Host, fqdn, sni},
     plan::{Delivery, IstioDelivery, Through},
 };
 use serde_json::{Value, json};
@@ -127,7 +127,8 @@ pub(super) fn names(make: &Make<'_>, delivery: &Delivery, through: &Through) -> 
 /// Whether the sidecars of this member are told of regions by objects in it.
 #[must_use]
 pub fn is_static(delivery: &Delivery) -> bool {
-    delivery.plane == Plane::Istio
+    let istio = delivery.istio.as_ref();
+    istio.is_some_and(|istio| istio.discovery == Discovery::Static)
 }
 
 fn hosts(istio: &IstioDelivery) -> Vec<String> {

@@ -3,7 +3,7 @@
 use mesh_core::plan::{Delivery, Through};
 use serde_json::{Value, json};
 
-use super::{intent::mesh_agent, istio, probe, workload};
+use super::{intent::mesh_agent, istio, probe, remote, workload};
 use crate::{
     GROUP, NAMESPACE, TELEMETRY_NAMESPACE,
     agent::MeshAgent,
@@ -65,7 +65,7 @@ pub struct ManagedKind {
     pub namespaced: bool,
 }
 
-const fn kind(
+pub(super) const fn kind(
     api_version: &'static str,
     kind: &'static str,
     plural: &'static str,
@@ -184,7 +184,7 @@ pub const fn prunable() -> &'static [ManagedKind] {
 /// Everything that must be in a member, in the order in which it is applied.
 #[must_use]
 pub fn member_objects(delivery: &Delivery, settings: &MemberSettings) -> Vec<Rendered> {
-    let make = Make { settings };
+    let make = Make::new(settings);
     let mut objects = match &delivery.istio {
         Some(istio) => istio::namespaces(&make, istio),
         None => [NAMESPACE, TELEMETRY_NAMESPACE]
@@ -230,6 +230,7 @@ pub fn member_objects(delivery: &Delivery, settings: &MemberSettings) -> Vec<Ren
     }
     if let Some(istio) = &delivery.istio {
         objects.extend(istio::objects(&make, istio));
+        objects.extend(remote::readers(&make, istio));
     }
     objects.extend(probe::objects(&make, delivery, settings));
     objects
@@ -240,7 +241,11 @@ pub(super) struct Make<'a> {
     settings: &'a MemberSettings,
 }
 
-impl Make<'_> {
+impl<'a> Make<'a> {
+    pub(super) const fn new(settings: &'a MemberSettings) -> Self {
+        Self { settings }
+    }
+
     pub(super) fn object(
         &self,
         kind: ManagedKind,

@@ -66,6 +66,14 @@ impl OwnCluster {
         self.follow_app(labels::PROBE_NAME, to)
     }
 
+    /// Follows the pods of istiod, of whatever revision.
+    pub fn follow_istiods(
+        &self,
+        to: watch::Sender<Seen<PodSeen>>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        self.follow_app("istiod", to)
+    }
+
     fn follow_app(
         &self,
         app: &str,

@@ -1,7 +1,7 @@
 //! Leaving a member: everything of ours goes, in an order in which nothing breaks for others and nothing comes
 //! back: first the names that lead to us, then the agent, then its rights, then what it made, last what all stood on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -57,7 +57,11 @@ impl Writer {
     ///
     /// The first request that failed. Nothing is lost: the next pass begins again.
     pub async fn leave(&self) -> Result<Remains, CallError> {
-        let mut remains = Remains::default();
+        // First what leads istiod to others.
+        let mut remains = Remains {
+            found: self.prune_remotes(&BTreeSet::new()).await?,
+            ..Remains::default()
+        };
         for kind in prunable() {
             if kind.kind == "MeshAgent" {
                 remains.found += self.leave_made_by_agent().await?;

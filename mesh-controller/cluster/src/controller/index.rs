@@ -21,6 +21,7 @@ use mesh_core::{
     facts::{Access, AgentFacts, Anchor, Crl, Delivered, MemberKey, Obstacle, Reach, Target},
     istio::IstioFacts,
     names::ClusterName,
+    remote::RemoteFacts,
 };
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
@@ -163,6 +164,8 @@ pub(crate) struct Observed {
     pub(crate) gateway: Option<BTreeSet<Target>>,
     /// What is seen of Istio there, in the Istio plane.
     pub(crate) istio: Option<IstioFacts>,
+    /// What has to do with remote secrets; what a person says about it stands in the object.
+    pub(crate) remote: RemoteFacts,
     /// Nothing of ours is left there.
     pub(crate) withdrawn: bool,
 }
@@ -180,6 +183,7 @@ impl Default for Observed {
             lists: None,
             gateway: None,
             istio: None,
+            remote: RemoteFacts::default(),
             withdrawn: false,
         }
     }

@@ -15,9 +15,10 @@ use mesh_api::{
 };
 use mesh_core::{
     facts::{Facts, MemberFacts, MemberKey, Obstacle},
-    istio::Plane,
+    istio::{Discovery, Plane},
     names::{ClusterName, MeshName},
     plan::{Action, MemberPlan, plan},
+    remote::Pairs,
     revocation::{Revocation, epochs},
 };
 use tokio::time::Instant;
@@ -79,6 +80,8 @@ pub(crate) struct Terms {
     pub(crate) plane: Plane,
     /// The revision of istiod that is meant.
     pub(crate) revision: String,
+    /// How istiods learn of regions.
+    pub(crate) discovery: Discovery,
 }
 
 /// What the task of one member is to do.
@@ -90,6 +93,8 @@ pub(crate) struct Wish {
     /// UID of the `MeshMember`, once it stands there with our finalizer: before that nothing is written in the member.
     pub(crate) member: Option<String>,
     pub(crate) action: Action,
+    /// The remote secrets that are to be there.
+    pub(crate) remotes: Pairs,
     pub(crate) terms: Option<Terms>,
     /// When the cluster asked, if nothing is in it yet.
     pub(crate) asked: Option<Instant>,
@@ -215,6 +220,7 @@ fn terms(mesh: &MeshName, root: &Root, rules: &MeshRules, facts: &MemberFacts) -
         workloads: rules.workloads_in(plane),
         plane,
         revision: rules.istio.revision.clone(),
+        discovery: rules.istio.discovery,
     })
 }
 

@@ -4,6 +4,7 @@
 mod deliver;
 mod istio;
 mod observe;
+mod remote;
 mod requests;
 
 use std::{sync::Arc, time::Duration};
@@ -18,6 +19,7 @@ use super::{
     ControllerSettings,
     index::{Index, Observed},
     look::{Door, SOURCE_GONE, Wish},
+    remote::Ways,
 };
 use crate::{
     apply::Gate,
@@ -51,6 +53,7 @@ pub(crate) struct Common {
     pub(crate) install: String,
     pub(crate) claim: Claim,
     pub(crate) metrics: Metrics,
+    pub(crate) ways: Ways,
 }
 
 impl Common {
@@ -226,6 +229,9 @@ impl Member {
                 cluster_uid: uid.clone(),
             }
         });
+        let server = way.access.as_ref().map(read::server);
+        self.report(|seen| seen.remote.server = server);
+        let _open = self.common.ways.open(&self.key, &way.client);
         tracing::debug!(member = %self.key, "Connected");
         let bells = Bells::default();
         let mut wish = self.wish.clone();
@@ -251,6 +257,7 @@ impl Member {
             () = self.watch_agent(client, bells) => End::Moved,
             () = self.watch_plane(client, bells) => End::Moved,
             () = self.answer_requests(client) => End::Moved,
+            () = self.keep_remotes(client) => End::Moved,
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
     istio::{self, Plane},
     names::ClusterName,
     plan::{Peer, Seat, generations::Generations},
+    remote::Pairs,
 };
 
 /// Everything that the conditions of one member are read from.
@@ -24,6 +25,7 @@ pub(crate) struct View<'a> {
     /// Those that verify this member, or are verified by it.
     pub(crate) links: &'a [Peer<'a>],
     pub(crate) generations: &'a Generations,
+    pub(crate) pairs: &'a Pairs,
     pub(crate) now: Timestamp,
 }
 
@@ -166,7 +168,7 @@ impl View<'_> {
         }
     }
 
-    fn replicas(&self) -> impl Iterator<Item = (&String, &ReplicaFacts)> {
+    pub(super) fn replicas(&self) -> impl Iterator<Item = (&String, &ReplicaFacts)> {
         self.member
             .agent
             .iter()
@@ -373,7 +375,11 @@ impl View<'_> {
             Role::Management if self.regions.is_empty() => {
                 fine("NoRegions", "no region is enrolled yet")
             }
-            Role::Management | Role::Child => fine("Known", "gateway addresses are known"),
+            Role::Management | Role::Child => {
+                let mut said = vec!["gateway addresses are known".to_owned()];
+                said.extend(self.remotes()?);
+                fine("Known", said.join("; "))
+            }
         }
     }
 

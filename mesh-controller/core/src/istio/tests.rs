@@ -129,6 +129,7 @@ fn good() -> IstioFacts {
             cluster: Some("region1".to_owned()),
             trust_domain: Some("mesh.example".to_owned()),
             ready: true,
+            leaves_out_secrets: false,
         }],
         network: Some("region1-network".to_owned()),
         ..IstioFacts::default()
@@ -256,4 +257,10 @@ fn the_server_name_is_istios() {
         sni("region1-vmauth", 8427),
         "outbound_.8427_._.region1-vmauth.kof.svc.cluster.local"
     );
+}
+
+#[test]
+fn the_default_revision_has_no_suffix() {
+    assert_eq!(config_map("default"), "istio");
+    assert_eq!(config_map("1-31"), "istio-1-31");
 }

@@ -11,6 +11,7 @@ use crate::{
 
 mod istio;
 mod probes;
+mod remotes;
 mod seats;
 mod trust;
 
@@ -76,6 +77,7 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> MemberFacts {
         },
         istio: None,
         hosts: BTreeMap::new(),
+        remote: crate::remote::RemoteFacts::default(),
     }
 }
 

@@ -49,6 +49,7 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> (MemberKey, Member
         gateway: BTreeSet::new(),
         istio: None,
         hosts: BTreeMap::new(),
+        remote: crate::remote::RemoteFacts::default(),
     };
     (key(cluster), member)
 }

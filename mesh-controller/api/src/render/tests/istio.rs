@@ -3,8 +3,8 @@
 use mesh_core::{
     contract::Protocol,
     istio::{
-        Door, Entries, Flavour, Guest, Host, IstioFacts, IstioRules, ServiceFacts, doors, entries,
-        network,
+        Discovery, Door, Entries, Flavour, Guest, Host, IstioFacts, IstioRules, ServiceFacts,
+        doors, entries, network,
     },
     names::ClusterName,
     plan::IstioDelivery,
@@ -63,6 +63,8 @@ fn in_istio(mut delivery: Delivery, doors: Vec<(Door, Entries)>) -> Delivery {
         revision: "default".to_owned(),
         served: true,
         injects: true,
+        discovery: Discovery::Static,
+        readers: BTreeSet::new(),
         flavour: Flavour::Classic,
         tracing: None,
         doors,

@@ -2,7 +2,7 @@
 
 use mesh_core::{
     contract::Protocol,
-    istio::{Flavour, Host},
+    istio::{Discovery, Flavour, Host},
     plan::IstioDelivery,
 };
 use serde_json::json;
@@ -17,6 +17,8 @@ fn child(revision: &str) -> Delivery {
         revision: revision.to_owned(),
         served: true,
         injects: true,
+        discovery: Discovery::Static,
+        readers: BTreeSet::new(),
         flavour: Flavour::Classic,
         tracing: None,
         doors: Vec::new(),

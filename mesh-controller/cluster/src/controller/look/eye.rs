@@ -17,6 +17,7 @@ use mesh_core::{
     },
     names::{MeshName, TrustDomain},
     plan::{Action, MemberPlan},
+    remote::{Pairs, RemoteFacts},
     revocation::{Revocation, progress},
 };
 
@@ -213,6 +214,10 @@ impl Eye<'_> {
                 .as_ref()
                 .map(read::remembered_hosts)
                 .unwrap_or_default(),
+            remote: RemoteFacts {
+                advertised: spec.overrides.as_ref().and_then(|o| o.api_server.clone()),
+                ..observed.remote
+            },
         };
         (mesh, facts)
     }
@@ -467,6 +472,7 @@ impl Eye<'_> {
                 .and_then(|status| status.cluster_uid.clone()),
             member: uid.filter(|_| ready),
             action: plan.action.clone(),
+            remotes: plan.remotes.clone(),
             terms,
             asked: self.state.asked.get(key).copied(),
         }
@@ -484,6 +490,7 @@ impl Eye<'_> {
             expected: None,
             member: None,
             action: Action::Wait,
+            remotes: Pairs::new(),
             terms: None,
             asked: self.state.asked.get(key).copied(),
         }

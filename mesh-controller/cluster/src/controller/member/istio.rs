@@ -13,7 +13,7 @@ use mesh_api::{
 };
 use mesh_core::{
     facts::{Role, Target},
-    istio::{DEFAULT_REVISION, Plane},
+    istio::{Plane, config_map},
 };
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -146,11 +146,7 @@ impl Member {
 
     async fn watch_istio(&self, client: &Client, scope: &Scope) {
         let known = Mutex::new(Known::default());
-        let config = if scope.revision == DEFAULT_REVISION {
-            "istio".to_owned()
-        } else {
-            format!("istio-{}", scope.revision)
-        };
+        let config = config_map(&scope.revision);
         let labelled = |labels: &str| Filter {
             labels: Some(labels.to_owned()),
             fields: None,

@@ -40,6 +40,7 @@ fn terms_of(life: SignedDuration) -> Terms {
         workloads: None,
         plane: mesh_core::istio::Plane::Envoy,
         revision: String::new(),
+        discovery: mesh_core::istio::Discovery::Static,
     }
 }
 

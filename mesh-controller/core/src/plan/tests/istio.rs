@@ -4,7 +4,7 @@ use super::*;
 use crate::istio::{IstioFacts, Istiod, ServiceFacts};
 
 /// What is seen in a member whose Istio works.
-fn istio(cluster: &str) -> IstioFacts {
+pub(super) fn istio(cluster: &str) -> IstioFacts {
     let backend = ServiceFacts {
         selector: [("app".to_owned(), "vmauth".to_owned())].into(),
         ports: [(8427, "8427".to_owned())].into(),
@@ -19,6 +19,7 @@ fn istio(cluster: &str) -> IstioFacts {
             cluster: Some(cluster.to_owned()),
             trust_domain: Some("mesh.example".to_owned()),
             ready: true,
+            leaves_out_secrets: false,
         }],
         network: Some(format!("{cluster}-network")),
         gateways: ["istio-eastwestgateway".to_owned()].into(),
