@@ -109,6 +109,11 @@ async fn carry(management: &Cluster, member: &str, plane: Option<&str>) -> Resul
 
 /// Region and child into the Istio plane, step by step as their conditions ask for it.
 async fn join(link: &Link, programs: &Programs) -> Result<()> {
+    // the pod that probes through a sidecar has Istio's init container
+    for cluster in [&link.region, &link.child] {
+        let level = Some("privileged");
+        cluster.pod_security("istio-system", level).await?;
+    }
     for name in ["region1", "child1"] {
         carry(&link.management, name, Some("istio")).await?;
         let why = scenario::refused(
@@ -175,6 +180,7 @@ async fn part(link: &Link) -> Result<()> {
         .await?;
         istio::eject(cluster).await?;
         istio::remove(cluster).await?;
+        cluster.pod_security("istio-system", None).await?;
     }
     link.whole().await
 }
@@ -293,7 +299,7 @@ async fn refusals(link: &Link) -> Result<()> {
     // Only accounts of namespace kof are guests: another one knows the name, and that is all.
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
-        "metadata": { "name": "elsewhere", "labels": { "istio-injection": "enabled" } },
+        "metadata": { "name": "elsewhere", "labels": { "istio-injection": "enabled", "pod-security.kubernetes.io/enforce": "privileged" } },
     });
     link.child.apply(&namespace.to_string()).await?;
     let result = elsewhere(link).await;
