@@ -87,7 +87,9 @@ mod tests {
             alive: Box::new(|| Ok(())),
             ready: Box::new(move || {
                 let ready = ready.load(Ordering::SeqCst);
-                ready.then_some(()).ok_or_else(|| "still reading".to_owned())
+                ready
+                    .then_some(())
+                    .ok_or_else(|| "still reading".to_owned())
             }),
             registry: Registry::default(),
         };

@@ -3,6 +3,7 @@
 mod gitops;
 mod istio;
 mod life;
+mod render;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -161,23 +162,55 @@ async fn clear(cluster: &Cluster) -> Result<()> {
     cluster.helm(&[&args, &["--wait"][..]].concat()).await?;
     if ours.iter().any(|name| name.ends_with(members)) {
         // nobody is there any more who would let them go
-        let named = ["get", members, "-A", "-o", "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {end}"];
+        let named = [
+            "get",
+            members,
+            "-A",
+            "-o",
+            "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {end}",
+        ];
         for member in cluster.kubectl(&named).await?.split_whitespace() {
-            let (namespace, name) = member.split_once('/').context("a member without a namespace")?;
+            let (namespace, name) = member
+                .split_once('/')
+                .context("a member without a namespace")?;
             let free = r#"{"metadata":{"finalizers":null}}"#;
-            let args = ["-n", namespace, "patch", members, name, "--type=merge", "-p", free];
+            let args = [
+                "-n",
+                namespace,
+                "patch",
+                members,
+                name,
+                "--type=merge",
+                "-p",
+                free,
+            ];
             cluster.kubectl(&args).await?;
         }
     }
     if !ours.is_empty() {
-        cluster.kubectl(&[&["delete", "--timeout=60s"], ours.as_slice()].concat()).await?;
+        cluster
+            .kubectl(&[&["delete", "--timeout=60s"], ours.as_slice()].concat())
+            .await?;
     }
     let ours = "app.kubernetes.io/managed-by=kof-istio";
     for kinds in ["clusterroles,clusterrolebindings", "namespaces"] {
-        let args = ["delete", kinds, "-l", ours, "--ignore-not-found", "--timeout=90s"];
+        let args = [
+            "delete",
+            kinds,
+            "-l",
+            ours,
+            "--ignore-not-found",
+            "--timeout=90s",
+        ];
         cluster.kubectl(&args).await?;
     }
-    let args = ["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=90s"];
+    let args = [
+        "delete",
+        "namespace",
+        NAMESPACE,
+        "--ignore-not-found",
+        "--timeout=90s",
+    ];
     cluster.kubectl(&args).await.map(drop)
 }
 
@@ -191,6 +224,9 @@ async fn field(cluster: &Cluster, object: &[&str], path: &str) -> Result<String>
 /// Fails unless a path says this of an object.
 async fn says(cluster: &Cluster, object: &[&str], path: &str, expected: &str) -> Result<()> {
     let found = field(cluster, object, path).await?;
-    ensure!(found == expected, "{object:?} {path}: {found:?}, not {expected:?}");
+    ensure!(
+        found == expected,
+        "{object:?} {path}: {found:?}, not {expected:?}"
+    );
     Ok(())
 }

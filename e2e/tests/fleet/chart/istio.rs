@@ -64,11 +64,17 @@ fn parse(text: &str) -> Result<Vec<Value>> {
 }
 
 fn text<'a>(object: &'a Value, path: &str) -> &'a str {
-    object.pointer(path).and_then(Value::as_str).unwrap_or_default()
+    object
+        .pointer(path)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 fn list<'a>(object: &'a Value, path: &str) -> &'a [Value] {
-    object.pointer(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    object
+        .pointer(path)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 /// The MultiClusterService of a name.
@@ -98,33 +104,55 @@ fn selects(service: &Value, labels: &[(&str, &str)]) -> bool {
 
 #[test]
 fn istio_is_delivered_by_objects_that_k0rdent_knows() -> Result<()> {
-    let (tools, components, source) = (ChartTools::ensure()?, Components::ensure()?, Istio::ensure()?);
+    let (tools, components, source) = (
+        ChartTools::ensure()?,
+        Components::ensure()?,
+        Istio::ensure()?,
+    );
     let folder = Folder::new()?;
     // the same ports as another measurement on loopback
-    let _lock = paths::lock(&paths::cache()?.join("bench-ca.lock"), "another test has loopback")?;
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(async {
-        let server = Server::start(&components, &folder.0).await?;
-        server.apply(&folder.0, KINDS, &[]).await?;
-        let established = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"];
-        server.kubectl(&established).await?;
-        server.kubectl(&["create", "namespace", "kcm-system"]).await?;
-        for helm in Helm::both(&components, &tools, &folder.0) {
-            let rendered = helm.template(&DELIVER).await?;
-            let said = server.apply(&folder.0, &rendered, &[]).await?;
-            ensure!(said.lines().count() == 7, "{said}");
-            let objects = parse(&rendered)?;
-            selected(&objects)?;
-            understood(&helm, &objects, &source, &folder.0).await?;
-            next(&helm, &server, &folder.0).await?;
-        }
-        Ok(())
-    })
+    let _lock = paths::lock(
+        &paths::cache()?.join("bench-ca.lock"),
+        "another test has loopback",
+    )?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let server = Server::start(&components, &folder.0).await?;
+            server.apply(&folder.0, KINDS, &[]).await?;
+            let established = [
+                "wait",
+                "--for=condition=Established",
+                "crd",
+                "--all",
+                "--timeout=30s",
+            ];
+            server.kubectl(&established).await?;
+            server
+                .kubectl(&["create", "namespace", "kcm-system"])
+                .await?;
+            for helm in Helm::both(&components, &tools, &folder.0) {
+                let rendered = helm.template(&DELIVER).await?;
+                let said = server.apply(&folder.0, &rendered, &[]).await?;
+                ensure!(said.lines().count() == 7, "{said}");
+                let objects = parse(&rendered)?;
+                selected(&objects)?;
+                understood(&helm, &objects, &source, &folder.0).await?;
+                next(&helm, &server, &folder.0).await?;
+            }
+            Ok(())
+        })
 }
 
 /// Who gets what: kof's services wait for `k0rdent-istio-network` in each of their clusters, and one gateway has one owner.
 fn selected(objects: &[Value]) -> Result<()> {
     let network = service(objects, "k0rdent-istio-network")?;
-    let gateways = [service(objects, "k0rdent-istio-gateway")?, service(objects, "kof-istio-gateway")?];
+    let gateways = [
+        service(objects, "k0rdent-istio-gateway")?,
+        service(objects, "kof-istio-gateway")?,
+    ];
     let (role, region) = ("istio-role", ("kof-cluster-role", "regional"));
     let mut tried = 0;
     for (labels, istio, gateway) in [
@@ -134,11 +162,23 @@ fn selected(objects: &[Value]) -> Result<()> {
         (vec![(role, "member")], true, 0),
         (vec![(role, "child")], true, 0),
         (vec![(role, "none")], false, 0),
-        (vec![(role, "member"), ("kof-cluster-role", "child")], true, 0),
+        (
+            vec![(role, "member"), ("kof-cluster-role", "child")],
+            true,
+            0,
+        ),
         (vec![(role, "member"), region], true, 1),
         (vec![(role, "child"), region], true, 1),
-        (vec![(role, "member"), region, ("istio-gateway", "true")], true, 1),
-        (vec![(role, "member"), region, ("istio-gateway", "false")], true, 1),
+        (
+            vec![(role, "member"), region, ("istio-gateway", "true")],
+            true,
+            1,
+        ),
+        (
+            vec![(role, "member"), region, ("istio-gateway", "false")],
+            true,
+            1,
+        ),
         (vec![(role, "member"), ("istio-gateway", "true")], true, 1),
     ] {
         ensure!(selects(network, &labels) == istio, "{labels:?}");
@@ -148,7 +188,10 @@ fn selected(objects: &[Value]) -> Result<()> {
     }
     ensure!(tried == 12, "{tried}");
     for gateway in gateways {
-        ensure!(list(gateway, "/spec/dependsOn") == ["k0rdent-istio-network"], "{gateway}");
+        ensure!(
+            list(gateway, "/spec/dependsOn") == ["k0rdent-istio-network"],
+            "{gateway}"
+        );
     }
     Ok(())
 }
@@ -172,39 +215,77 @@ async fn understood(helm: &Helm, objects: &[Value], source: &Istio, folder: &Pat
             let version = ["--version", "1.31.0", "--app-version", "1.31.0"];
             let chart = helm.package(&chart, &version).await?;
             let file = file.display().to_string();
-            let args = ["template", release, &chart, "-n", text(one, "/namespace"), "-f", &file];
+            let args = [
+                "template",
+                release,
+                &chart,
+                "-n",
+                text(one, "/namespace"),
+                "-f",
+                &file,
+            ];
             rendered.insert(release.to_owned(), helm.run(&args).await?);
         }
     }
-    let istiod = rendered.get("istiod").context("no istiod")?;
-    let objects = parse(istiod)?;
-    let deployment = objects.iter().find(|o| text(o, "/kind") == "Deployment").context("no istiod")?;
-    let container = deployment.pointer("/spec/template/spec/containers/0").context("no container")?;
+    told(&parse(rendered.get("istiod").context("no istiod")?)?)?;
+    let gateway = rendered.get("istio-eastwestgateway");
+    let gateway = parse(gateway.context("no gateway")?)?;
+    let pod = gateway
+        .iter()
+        .find(|o| text(o, "/kind") == "Deployment")
+        .context("no gateway")?;
+    let label =
+        |name: &str| text(pod, &format!("/spec/template/metadata/labels/{name}")).to_owned();
+    ensure!(label("istio") == "eastwestgateway", "{pod}");
+    ensure!(
+        label("topology.istio.io~1network") == "child1-network",
+        "{pod}"
+    );
+    Ok(())
+}
+
+/// What istiod is told.
+fn told(objects: &[Value]) -> Result<()> {
+    let deployment = objects
+        .iter()
+        .find(|o| text(o, "/kind") == "Deployment")
+        .context("no istiod")?;
+    let container = deployment
+        .pointer("/spec/template/spec/containers/0")
+        .context("no container")?;
     let env = |name: &str| {
-        let found = list(container, "/env").iter().find(|e| text(e, "/name") == name);
+        let found = list(container, "/env")
+            .iter()
+            .find(|e| text(e, "/name") == name);
         found.map_or("", |e| text(e, "/value"))
     };
     ensure!(env("CLUSTER_ID") == "child1", "{container}");
     ensure!(env("ISTIO_MULTIROOT_MESH") == "true", "{container}");
-    ensure!(text(container, "/securityContext/seccompProfile/type") == "RuntimeDefault", "{container}");
+    ensure!(
+        text(container, "/securityContext/seccompProfile/type") == "RuntimeDefault",
+        "{container}"
+    );
     // the kubelet starts it when the agent has written what it signs with, and not before
     let volumes = list(deployment, "/spec/template/spec/volumes");
     let signer = volumes.iter().find(|v| {
         text(v, "/secret/secretName") == "cacerts" && v.pointer("/secret/optional").is_none()
     });
     let signer = text(signer.context("istiod does not wait for cacerts")?, "/name");
-    let mounted = list(container, "/volumeMounts").iter().any(|m| text(m, "/name") == signer);
+    let mounted = list(container, "/volumeMounts")
+        .iter()
+        .any(|m| text(m, "/name") == signer);
     ensure!(mounted, "{container}");
-    let mesh = objects.iter().find(|o| text(o, "/metadata/name") == "istio").context("no ConfigMap istio")?;
+    let mesh = objects
+        .iter()
+        .find(|o| text(o, "/metadata/name") == "istio")
+        .context("no ConfigMap istio")?;
     let mesh = text(mesh, "/data/mesh");
-    for word in ["trustDomain: mesh.kof.internal", "PROXY_CONFIG_XDS_AGENT: \"true\""] {
+    for word in [
+        "trustDomain: mesh.kof.internal",
+        "PROXY_CONFIG_XDS_AGENT: \"true\"",
+    ] {
         ensure!(mesh.contains(word), "{mesh}");
     }
-    let gateway = parse(rendered.get("istio-eastwestgateway").context("no gateway")?)?;
-    let pod = gateway.iter().find(|o| text(o, "/kind") == "Deployment").context("no gateway")?;
-    let label = |name: &str| text(pod, &format!("/spec/template/metadata/labels/{name}")).to_owned();
-    ensure!(label("istio") == "eastwestgateway", "{pod}");
-    ensure!(label("topology.istio.io~1network") == "child1-network", "{pod}");
     Ok(())
 }
 
@@ -225,7 +306,10 @@ async fn next(helm: &Helm, server: &Server, folder: &Path) -> Result<()> {
         ensure!(keep != service, "{object}");
     }
     // the check itself: a field that k0rdent does not know is seen
-    let wrong = rendered.replace("dependsOn: [k0rdent-istio-network]", "dependOn: [k0rdent-istio-network]");
+    let wrong = rendered.replace(
+        "dependsOn: [k0rdent-istio-network]",
+        "dependOn: [k0rdent-istio-network]",
+    );
     let said = server.apply(folder, &wrong, &["--dry-run=server"]).await;
     let said = said.err().map(|e| format!("{e:#}")).unwrap_or_default();
     ensure!(said.contains("dependOn"), "{said}");

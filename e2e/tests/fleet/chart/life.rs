@@ -77,7 +77,12 @@ impl Release<'_> {
         let both = format!("{expected} {expected}");
         wait_for(&format!("{expected} controllers"), PODS, || async {
             let path = "{.spec.replicas} {.status.readyReplicas}";
-            let found = field(&self.field.cluster, &["deployment", "mesh-controller"], path).await?;
+            let found = field(
+                &self.field.cluster,
+                &["deployment", "mesh-controller"],
+                path,
+            )
+            .await?;
             Ok(if found == both { Ok(()) } else { Err(found) })
         })
         .await
@@ -85,8 +90,11 @@ impl Release<'_> {
 
     /// Whether the API server knows `Mesh.spec.lifetimes`.
     async fn knows_lifetimes(&self) -> Result<bool> {
-        let path = "{.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.lifetimes.type}";
-        Ok(!field(&self.field.cluster, &["crd", MESHES], path).await?.is_empty())
+        let path =
+            "{.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.lifetimes.type}";
+        Ok(!field(&self.field.cluster, &["crd", MESHES], path)
+            .await?
+            .is_empty())
     }
 
     /// The root that the controller made: whoever makes another one breaks every link.
@@ -138,7 +146,10 @@ async fn life(field: &Field, which: usize) -> Result<()> {
     let create = [&WAIT[..], &["--create-namespace"]].concat();
     release.put("install", &[&package], &create).await?;
     release.replicas("2").await?;
-    ensure!(!release.knows_lifetimes().await?, "the schema is not an older one");
+    ensure!(
+        !release.knows_lifetimes().await?,
+        "the schema is not an older one"
+    );
     let root = release.root().await?;
     ensure!(!root.is_empty(), "no root was made");
 
@@ -146,30 +157,54 @@ async fn life(field: &Field, which: usize) -> Result<()> {
     let registry = Registry::start(&field.tools.registry()).await?;
     let package = helm.package(&chart(), &[]).await?;
     let repository = format!("oci://{}/charts", registry.address);
-    helm.run(&["push", &package, &repository, "--plain-http"]).await?;
+    helm.run(&["push", &package, &repository, "--plain-http"])
+        .await?;
     let pulled = format!("{repository}/kof-istio");
     let current = [pulled.as_str(), "--version", "0.2.0", "--plain-http"];
 
     // a dry run on the server changes nothing
     let generation = ["deployment", "mesh-controller"];
     let before = super::field(&field.cluster, &generation, "{.metadata.generation}").await?;
-    let said = release.put("upgrade", &current, &["--dry-run=server"]).await?;
+    let said = release
+        .put("upgrade", &current, &["--dry-run=server"])
+        .await?;
     ensure!(said.contains("kind: NetworkPolicy"), "{said}");
-    release.says(&generation, "{.metadata.generation}", &before).await?;
-    ensure!(!release.knows_lifetimes().await?, "a dry run changed the schema");
+    release
+        .says(&generation, "{.metadata.generation}", &before)
+        .await?;
+    ensure!(
+        !release.knows_lifetimes().await?,
+        "a dry run changed the schema"
+    );
 
     // the definitions first, then what needs them
     let lifetimes = ["--set", "defaultMesh.spec.lifetimes.leaf=3h"];
-    release.put("upgrade", &current, &[&WAIT[..], &lifetimes].concat()).await?;
+    release
+        .put("upgrade", &current, &[&WAIT[..], &lifetimes].concat())
+        .await?;
     progress::step(format!("Helm {}: upgraded", helm.major));
-    ensure!(release.knows_lifetimes().await?, "the upgrade left the old schema");
-    release.says(&["mesh", "default"], "{.spec.lifetimes.leaf}", "3h").await?;
+    ensure!(
+        release.knows_lifetimes().await?,
+        "the upgrade left the old schema"
+    );
+    release
+        .says(&["mesh", "default"], "{.spec.lifetimes.leaf}", "3h")
+        .await?;
     release.replicas("2").await?;
-    ensure!(release.root().await? == root, "the upgrade made another root");
+    ensure!(
+        release.root().await? == root,
+        "the upgrade made another root"
+    );
     let annotation = "{.metadata.annotations.mesh\\.kof\\.k0rdent\\.mirantis\\.com/release}";
-    release.says(&["crd", MESHES], annotation, env!("CARGO_PKG_VERSION")).await?;
+    release
+        .says(&["crd", MESHES], annotation, env!("CARGO_PKG_VERSION"))
+        .await?;
     // nothing of the hook stays
-    let account = ["serviceaccount", "mesh-controller-crds", "--ignore-not-found"];
+    let account = [
+        "serviceaccount",
+        "mesh-controller-crds",
+        "--ignore-not-found",
+    ];
     release.says(&account, "{.metadata.name}", "").await?;
     let said = release.on_release(&["test", RELEASE], &[]).await?;
     ensure!(said.contains("Succeeded"), "{said}");
@@ -180,37 +215,65 @@ async fn life(field: &Field, which: usize) -> Result<()> {
 
 /// Changed values, and the way back.
 async fn changed(release: &Release<'_>, current: &[&str], kept: &[&str]) -> Result<()> {
-    let values = ["--set", "replicas=1,commonLabels.team=mesh,networkPolicy.enabled=false"];
+    let values = [
+        "--set",
+        "replicas=1,commonLabels.team=mesh,networkPolicy.enabled=false",
+    ];
     let args = [&WAIT[..], kept, &values].concat();
     release.put("upgrade", current, &args).await?;
     release.replicas("1").await?;
     let controller = ["deployment", "mesh-controller"];
-    release.says(&controller, "{.metadata.labels.team}", "mesh").await?;
+    release
+        .says(&controller, "{.metadata.labels.team}", "mesh")
+        .await?;
     let policy = ["networkpolicy", "mesh-controller", "--ignore-not-found"];
     release.says(&policy, "{.metadata.name}", "").await?;
-    release.on_release(&["rollback", RELEASE, "2"], &WAIT).await?;
+    release
+        .on_release(&["rollback", RELEASE, "2"], &WAIT)
+        .await?;
     release.replicas("2").await?;
-    release.says(&controller, "{.metadata.labels.team}", "").await?;
-    release.says(&policy, "{.metadata.name}", "mesh-controller").await?;
+    release
+        .says(&controller, "{.metadata.labels.team}", "")
+        .await?;
+    release
+        .says(&policy, "{.metadata.name}", "mesh-controller")
+        .await?;
     // back to the package before: its templates, but never its definitions
-    release.on_release(&["rollback", RELEASE, "1"], &WAIT).await?;
+    release
+        .on_release(&["rollback", RELEASE, "1"], &WAIT)
+        .await?;
     release.says(&policy, "{.metadata.name}", "").await?;
-    ensure!(release.knows_lifetimes().await?, "the rollback took the schema back");
+    ensure!(
+        release.knows_lifetimes().await?,
+        "the rollback took the schema back"
+    );
     progress::step(format!("Helm {}: rolled back", release.helm.major));
     Ok(())
 }
 
 /// Removed, and installed again over what is left.
 async fn removed(release: &Release<'_>, current: &[&str], root: &str) -> Result<()> {
-    release.on_release(&["uninstall", RELEASE], &["--wait"]).await?;
-    for object in ["deployment/mesh-controller", "service/mesh-controller", "serviceaccount/mesh-controller"] {
-        release.says(&[object, "--ignore-not-found"], "{.metadata.name}", "").await?;
+    release
+        .on_release(&["uninstall", RELEASE], &["--wait"])
+        .await?;
+    for object in [
+        "deployment/mesh-controller",
+        "service/mesh-controller",
+        "serviceaccount/mesh-controller",
+    ] {
+        release
+            .says(&[object, "--ignore-not-found"], "{.metadata.name}", "")
+            .await?;
     }
     let rights = ["clusterrole", "kof-istio-controller", "--ignore-not-found"];
     release.says(&rights, "{.metadata.name}", "").await?;
     // data stays, and what it is data of
-    release.says(&["mesh", "default"], "{.metadata.name}", "default").await?;
-    release.says(&["crd", MESHES], "{.metadata.name}", MESHES).await?;
+    release
+        .says(&["mesh", "default"], "{.metadata.name}", "default")
+        .await?;
+    release
+        .says(&["crd", MESHES], "{.metadata.name}", MESHES)
+        .await?;
     ensure!(release.root().await? == root, "the root went");
 
     release.put("install", current, &WAIT).await?;
@@ -224,8 +287,16 @@ async fn removed(release: &Release<'_>, current: &[&str], root: &str) -> Result<
     if let [three, four] = &release.field.helms
         && release.helm.major == three.major
     {
-        let next = Release { field: release.field, helm: four };
-        next.put("upgrade", current, &[&WAIT[..], &["--set", "replicas=1"]].concat()).await?;
+        let next = Release {
+            field: release.field,
+            helm: four,
+        };
+        next.put(
+            "upgrade",
+            current,
+            &[&WAIT[..], &["--set", "replicas=1"]].concat(),
+        )
+        .await?;
         next.replicas("1").await?;
         next.on_release(&["rollback", RELEASE], &WAIT).await?;
         next.replicas("2").await?;

@@ -15,7 +15,11 @@ const OPEN: [&str; 4] = ["global", "istio.base", "istio.istiod", "istio.gateway"
 
 /// A value, what is wrong with it, and a word of the message beside its name.
 const WRONG: &[(&str, &str, &str)] = &[
-    ("image.repository", r#""kof-istio/mesh-controller:1.0""#, "pattern"),
+    (
+        "image.repository",
+        r#""kof-istio/mesh-controller:1.0""#,
+        "pattern",
+    ),
     ("image.repository", r#""""#, "pattern"),
     ("image.tag", r#""1.0 beta""#, "pattern"),
     ("image.digest", r#""sha256:12""#, "pattern"),
@@ -36,13 +40,29 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("pkcs11.module", r#""lib.so""#, "pattern"),
     ("pkcs11.env", r#"[{"value":"a"}]"#, "name"),
     ("serviceMonitor.interval", r#""soon""#, "pattern"),
-    ("networkPolicy.metricsFrom", r#"[{"namespace":"a"}]"#, "namespace"),
-    ("networkPolicy.metricsFrom", r#"[{"ipBlock":{"cidr":"10.0.0.0"}}]"#, "pattern"),
+    (
+        "networkPolicy.metricsFrom",
+        r#"[{"namespace":"a"}]"#,
+        "namespace",
+    ),
+    (
+        "networkPolicy.metricsFrom",
+        r#"[{"ipBlock":{"cidr":"10.0.0.0"}}]"#,
+        "pattern",
+    ),
     ("podDisruptionBudget.maxUnavailable", r#""half""#, "pattern"),
     ("podDisruptionBudget.maxUnavailable", "0", "minimum"),
-    ("topologySpreadConstraints", r#"[{"maxSkew":1,"topologyKey":"zone"}]"#, "whenUnsatisfiable"),
+    (
+        "topologySpreadConstraints",
+        r#"[{"maxSkew":1,"topologyKey":"zone"}]"#,
+        "whenUnsatisfiable",
+    ),
     ("podSecurityContext.runAsNonroot", "true", "runAsNonroot"),
-    ("podSecurityContext.seccompProfile.type", r#""runtime/default""#, "'RuntimeDefault'"),
+    (
+        "podSecurityContext.seccompProfile.type",
+        r#""runtime/default""#,
+        "'RuntimeDefault'",
+    ),
     ("securityContext.capabilities.drop", r#""ALL""#, "array"),
     ("resources.requests.memory", r#""lots""#, "pattern"),
     ("resources.limit", "{}", "limit"),
@@ -52,13 +72,21 @@ const WRONG: &[(&str, &str, &str)] = &[
     ("priorityClassName", r#""High Priority""#, "pattern"),
     ("istio.version", r#""latest""#, "pattern"),
     ("istio.repository.url", r#""charts.example.com""#, "pattern"),
-    ("istio.clusterSelector", r#"[{"key":"a","operator":"Equals"}]"#, "'In'"),
+    (
+        "istio.clusterSelector",
+        r#"[{"key":"a","operator":"Equals"}]"#,
+        "'In'",
+    ),
 ];
 
 /// The names of all values, and whether each holds further ones.
 fn names(at: &str, values: &Value, into: &mut BTreeSet<(String, bool)>) {
     for (name, value) in values.as_object().into_iter().flatten() {
-        let name = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+        let name = if at.is_empty() {
+            name.clone()
+        } else {
+            format!("{at}.{name}")
+        };
         names(&name, value, into);
         into.insert((name, value.is_object()));
     }
@@ -75,7 +103,15 @@ fn named(said: &str, name: &str) -> bool {
 async fn is_refused(helm: &Helm, name: &str, value: &str, word: &str) -> Result<()> {
     let set = format!("{name}={value}");
     let said = helm
-        .refused(&["template", "kof-istio", &super::chart(), "-n", "istio-system", "--set-json", &set])
+        .refused(&[
+            "template",
+            "kof-istio",
+            &super::chart(),
+            "-n",
+            "istio-system",
+            "--set-json",
+            &set,
+        ])
         .await
         .with_context(|| set.clone())?;
     ensure!(named(&said, name) && said.contains(word), "{set}: {said}");
@@ -98,18 +134,34 @@ fn wrong_values_are_refused_by_their_names() -> Result<()> {
         // nothing of ours is a list of lists
         wrong.push((name.clone(), "[[]]".to_owned(), String::new()));
         if *holds && !OPEN.contains(&name.as_str()) {
-            wrong.push((format!("{name}.noSuchValue"), "{}".to_owned(), String::new()));
+            wrong.push((
+                format!("{name}.noSuchValue"),
+                "{}".to_owned(),
+                String::new(),
+            ));
         }
     }
-    wrong.push(("noSuchValue".to_owned(), "1".to_owned(), "noSuchValue".to_owned()));
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        for helm in Helm::both(&components, &tools, &folder.0) {
-            helm.template(&[]).await?;
-            let cases = wrong.iter().map(|(name, value, word)| is_refused(&helm, name, value, word));
-            stream::iter(cases).buffer_unordered(4).try_collect::<()>().await?;
-        }
-        Ok(())
-    })
+    wrong.push((
+        "noSuchValue".to_owned(),
+        "1".to_owned(),
+        "noSuchValue".to_owned(),
+    ));
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            for helm in Helm::both(&components, &tools, &folder.0) {
+                helm.template(&[]).await?;
+                let cases = wrong
+                    .iter()
+                    .map(|(name, value, word)| is_refused(&helm, name, value, word));
+                stream::iter(cases)
+                    .buffer_unordered(4)
+                    .try_collect::<()>()
+                    .await?;
+            }
+            Ok(())
+        })
 }
 
 /// What needs more than a type.
@@ -117,15 +169,29 @@ fn wrong_values_are_refused_by_their_names() -> Result<()> {
 fn values_that_do_not_go_together_are_refused() -> Result<()> {
     let (tools, components) = (ChartTools::ensure()?, Components::ensure()?);
     let folder = Folder::new()?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        for helm in Helm::both(&components, &tools, &folder.0) {
-            let elsewhere = ["template", "kof-istio", &super::chart(), "-n", "default"];
-            let said = helm.refused(&elsewhere).await?;
-            ensure!(said.contains("must be installed in namespace istio-system"), "{said}");
-            let deliver = ["template", "kof-istio", &super::chart(), "-n", "istio-system", "--set", "istio.deliver=true"];
-            let said = helm.refused(&deliver).await?;
-            ensure!(said.contains("defaultMesh.spec.dataPlane"), "{said}");
-        }
-        Ok(())
-    })
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            for helm in Helm::both(&components, &tools, &folder.0) {
+                let elsewhere = ["template", "kof-istio", &super::chart(), "-n", "default"];
+                let said = helm.refused(&elsewhere).await?;
+                ensure!(
+                    said.contains("must be installed in namespace istio-system"),
+                    "{said}"
+                );
+                let deliver = [
+                    "template",
+                    "kof-istio",
+                    &super::chart(),
+                    "-n",
+                    "istio-system",
+                    "--set",
+                    "istio.deliver=true",
+                ];
+                let said = helm.refused(&deliver).await?;
+                ensure!(said.contains("defaultMesh.spec.dataPlane"), "{said}");
+            }
+            Ok(())
+        })
 }
