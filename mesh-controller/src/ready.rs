@@ -76,11 +76,12 @@ mod tests {
     };
 
     use prometheus_client::registry::Registry;
+    use tokio::task::JoinSet;
 
     use super::*;
     use crate::admin::{self, Admin};
 
-    async fn serve(ready: Arc<AtomicBool>) -> (String, tokio::task::JoinHandle<()>) {
+    async fn serve(ready: Arc<AtomicBool>) -> (String, JoinSet<()>) {
         let port = admin::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = port.address().unwrap().to_string();
         let admin = Admin {
@@ -93,13 +94,15 @@ mod tests {
             }),
             registry: Registry::default(),
         };
-        (address, tokio::spawn(port.serve(Arc::new(admin))))
+        let mut server = JoinSet::new();
+        server.spawn(port.serve(Arc::new(admin)));
+        (address, server)
     }
 
     #[tokio::test]
     async fn it_waits_for_a_yes_and_tells_the_last_no() {
         let ready = Arc::new(AtomicBool::new(false));
-        let (address, server) = serve(Arc::clone(&ready)).await;
+        let (address, _server) = serve(Arc::clone(&ready)).await;
         let error = wait(&address, Duration::from_millis(700))
             .await
             .unwrap_err();
@@ -111,7 +114,6 @@ mod tests {
         };
         let (answer, ()) = tokio::join!(asking, turn);
         answer.unwrap();
-        server.abort();
     }
 
     #[tokio::test]

@@ -77,7 +77,7 @@ fn list<'a>(object: &'a Value, path: &str) -> &'a [Value] {
         .map_or(&[], Vec::as_slice)
 }
 
-/// The MultiClusterService of a name.
+/// The `MultiClusterService` of a name.
 fn service<'a>(objects: &'a [Value], name: &str) -> Result<&'a Value> {
     let found = objects
         .iter()
