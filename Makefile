@@ -18,7 +18,7 @@ export CACHE
 # a failed test says what it saw; the stack below it says nothing more
 export RUST_BACKTRACE := 0
 
-.PHONY: help demo demo-down test check fmt clippy deny unit fuzz fuzz-short fleet-tests crds build bench bench-ca advisories
+.PHONY: help demo demo-down test check fmt clippy deny unit fuzz fuzz-short fleet-tests crds chart-readme chart-check build bench bench-ca advisories
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -31,7 +31,7 @@ demo-down: ## Stop what `make demo` left running
 
 test: check unit fuzz-short fleet-tests ## All tests: rules, lints, certificates, real Envoys, real clusters, faults
 
-check: fmt clippy deny ## Formatting, lints, dependencies
+check: fmt clippy deny chart-check ## Formatting, lints, dependencies, the chart's README
 
 FUZZING := --manifest-path ca/fuzz/Cargo.toml
 
@@ -84,8 +84,20 @@ $(CERTTOOL):
 build:
 	cargo build --release --locked -p mesh-controller -p mesh-e2e
 
-crds: ## Write the CRDs of the chart from the types
+crds: ## Write the CRDs of the chart, and what its values say of them, from the types
 	cargo run -q -p mesh-controller -- crds -o charts/kof-istio/crds
+	cargo run -q -p mesh-controller -- crds --values-schema charts/kof-istio/values.schema.json
+
+# Its version and those of what it is made from are pinned; the compiler's cache keeps it.
+HELM_DOCS := cd e2e/components/helm-docs && GOFLAGS="-mod=readonly -buildvcs=false" go tool helm-docs \
+	--chart-search-root ../../../charts --sort-values-order file --log-level warning
+
+chart-readme: ## Write the chart's README from its values
+	$(HELM_DOCS)
+
+chart-check:
+	diff -u charts/kof-istio/README.md <($(HELM_DOCS) --dry-run) || { echo "the chart's README is old: make chart-readme" >&2; exit 1; }
+	! grep -n '| *|$$' charts/kof-istio/README.md || { echo "these values are not explained" >&2; exit 1; }
 
 bench: build ## The figures of docs/performance.md
 	$(E2E) bench

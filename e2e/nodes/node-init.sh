@@ -105,6 +105,7 @@ keep kube-apiserver kube-apiserver --etcd-servers http://127.0.0.1:2379 --bind-a
 	--service-account-issuer https://kubernetes.default.svc.cluster.local \
 	--service-account-key-file "$pki/sa.key" --service-account-signing-key-file "$pki/sa.key" \
 	--authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction --allow-privileged \
+	--admission-control-config-file "$dir/conf/admission.yaml" \
 	--audit-policy-file "$dir/conf/audit-policy.yaml" --audit-log-path "$dir/log/audit.log" --audit-log-maxsize 200
 # Both end when they ask before the API server has written its bootstrap roles, which readyz says.
 controllers() {

@@ -197,6 +197,14 @@ impl Cluster {
         self.provider.mend(&self.handle, what).await
     }
 
+    /// Says which pods a namespace admits (a Pod Security level), or takes that back: then it is `restricted`, as every namespace of the fleet.
+    pub async fn pod_security(&self, namespace: &str, level: Option<&str>) -> Result<()> {
+        let label = "pod-security.kubernetes.io/enforce";
+        let change = level.map_or_else(|| format!("{label}-"), |level| format!("{label}={level}"));
+        let args = ["label", "namespace", namespace, "--overwrite", &change];
+        self.kubectl(&args).await.map(drop)
+    }
+
     /// Deletes a Secret.
     pub async fn delete_secret(&self, namespace: &str, name: &str) -> Result<()> {
         let secrets: Api<Secret> = Api::namespaced(self.client(), namespace);

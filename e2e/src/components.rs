@@ -6,6 +6,7 @@
 //! under a new name, and a fresh clone on a machine that has made it before makes nothing.
 //! Work goes on in a folder beside it that is renamed when complete, under a lock.
 
+mod charts;
 mod make;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{exec, oci, paths, progress};
+
+pub use charts::ChartTools;
 
 /// How a family is made.
 #[derive(Clone, Copy, Debug)]

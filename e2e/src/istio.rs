@@ -147,6 +147,8 @@ pub async fn install(cluster: &Cluster, programs: &Programs, options: &Options<'
         "autoscaleEnabled": false,
         "telemetry": { "enabled": false },
         "resources": small,
+        // with it istiod is a `restricted` pod
+        "seccompProfile": { "type": "RuntimeDefault" },
         "env": env,
         "meshConfig": {
             "trustDomain": options.trust_domain,
@@ -176,6 +178,10 @@ pub async fn install_gateway(
     let values = json!({
         "networkGateway": network,
         "autoscaling": { "enabled": false },
+        "securityContext": {
+            "seccompProfile": { "type": "RuntimeDefault" },
+            "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "0" }],
+        },
         "resources": { "requests": { "cpu": "10m", "memory": "64Mi" } },
         // its image is `auto` until istiod sees the pod, and a name without a tag is always pulled
         "imagePullPolicy": "IfNotPresent",

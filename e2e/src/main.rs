@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use mesh_e2e::bench_ca::{Extent, Peers};
-use mesh_e2e::components::{Components, Istio, StepCa, control_plane};
+use mesh_e2e::components::{ChartTools, Components, Istio, StepCa, control_plane};
 use mesh_e2e::fleet::{self, Prepared, USUAL};
 use mesh_e2e::images::{self, Image};
 use mesh_e2e::provider::{Handle, Provider as _, State};
@@ -175,6 +175,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Prepare => {
             let prepared = Prepared::ensure()?;
+            ChartTools::ensure()?;
             images::istio(prepared.components(), &Istio::ensure()?).map(drop)
         }
         Command::Up { clusters, names } => up(clusters, names),

@@ -93,9 +93,8 @@ pub async fn install_k0rdent(management: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Installs the chart with the product's image, or upgrades it.
-pub async fn install_product(fleet: &Fleet, image: &Image, set: &[&str]) -> Result<()> {
-    fleet.load(std::slice::from_ref(image)).await?;
+/// The chart's values that name the product's image, and Envoy's.
+pub fn product_values(fleet: &Fleet, image: &Image) -> Result<Vec<String>> {
     let (repository, tag) = image
         .name
         .rsplit_once(':')
@@ -105,12 +104,18 @@ pub async fn install_product(fleet: &Fleet, image: &Image, set: &[&str]) -> Resu
         .name("envoy")?
         .rsplit_once(':')
         .context("an image without a tag")?;
-    let mut values = vec![
+    Ok(vec![
         format!("image.repository={repository}"),
         format!("image.tag={tag}"),
         format!("envoy.repository={envoy_repository}"),
         format!("envoy.tag={envoy_tag}"),
-    ];
+    ])
+}
+
+/// Installs the chart with the product's image, or upgrades it.
+pub async fn install_product(fleet: &Fleet, image: &Image, set: &[&str]) -> Result<()> {
+    fleet.load(std::slice::from_ref(image)).await?;
+    let mut values = product_values(fleet, image)?;
     values.extend(set.iter().map(|value| (*value).to_owned()));
     let values: Vec<&str> = values.iter().map(String::as_str).collect();
     let chart = paths::project().join("charts/kof-istio");

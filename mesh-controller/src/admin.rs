@@ -44,6 +44,12 @@ pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<Bound> {
 }
 
 impl Bound {
+    /// Where it is.
+    #[cfg(test)]
+    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
     /// Serves for ever.
     pub(crate) async fn serve(self, admin: Arc<Admin>) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));

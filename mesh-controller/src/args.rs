@@ -44,6 +44,10 @@ pub(crate) enum Command {
     Bootstrap(BootstrapArgs),
     /// Print the custom resource definitions.
     Crds(CrdsArgs),
+    /// Bring the custom resource definitions of the management cluster up to those of this release; later ones are left.
+    UpgradeCrds(UpgradeCrdsArgs),
+    /// Ask a running controller or agent whether it does its work, and wait until it says so.
+    Ready(ReadyArgs),
 }
 
 #[derive(Debug, Group)]
@@ -184,9 +188,29 @@ pub(crate) struct CrdsArgs {
     /// The one that the controller delivers to members, in place of those that the chart installs.
     #[arg(long)]
     pub(crate) member: bool,
+    /// Put the schema of `Mesh.spec` into this schema of the chart's values, and do nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) values_schema: Option<PathBuf>,
     /// Write one file per definition into this folder instead of printing them.
     #[arg(long, short, value_name = "FOLDER")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct UpgradeCrdsArgs {
+    /// Kubeconfig of the management cluster; default: the service account of the pod.
+    #[arg(long, env = "MESH_KUBECONFIG", value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct ReadyArgs {
+    /// Where its admin port is.
+    #[arg(value_name = "HOST:PORT")]
+    pub(crate) address: String,
+    /// How long to wait, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) within: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -3,6 +3,7 @@
 mod admin;
 mod args;
 mod offline;
+mod ready;
 mod run;
 mod telemetry;
 

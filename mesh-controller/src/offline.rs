@@ -11,6 +11,9 @@ use crate::args::{CrdFormat, CrdsArgs};
 
 /// Prints the custom resource definitions, or writes one file each.
 pub(crate) fn crds(args: &CrdsArgs) -> anyhow::Result<()> {
+    if let Some(file) = &args.values_schema {
+        return values_schema(file);
+    }
     let crds = if args.member {
         vec![mesh_api::crd::<mesh_api::agent::MeshAgent>()]
     } else {
@@ -36,6 +39,17 @@ pub(crate) fn crds(args: &CrdsArgs) -> anyhow::Result<()> {
         write(&folder.join(format!("{name}.{ending}")), &text)?;
     }
     Ok(())
+}
+
+/// Puts the schema of `Mesh.spec` where the chart's schema refers to it.
+fn values_schema(file: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("failed to read {}", file.display()))?;
+    let mut schema: serde_json::Value = serde_json::from_str(&text)?;
+    *schema
+        .pointer_mut("/definitions/meshSpec")
+        .context("the schema has no definition meshSpec")? = mesh_api::mesh_values();
+    write(file, &pretty(&schema)?)
 }
 
 fn pretty(value: &impl serde::Serialize) -> anyhow::Result<String> {

@@ -11,6 +11,7 @@ use mesh_agent::{AgentSettings, ProbeSettings};
 use mesh_cluster::{
     client,
     controller::{ControllerSettings, Readiness},
+    definitions,
     metrics::Metrics,
     tasks::Tasks,
 };
@@ -20,8 +21,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     admin::{self, Admin, Check},
-    args::{AgentArgs, BootstrapArgs, Command, ControllerArgs, ProbeArgs},
-    offline,
+    args::{AgentArgs, BootstrapArgs, Command, ControllerArgs, ProbeArgs, UpgradeCrdsArgs},
+    offline, ready,
 };
 
 /// Silence of the process's own pulse after which it counts as dead.
@@ -40,6 +41,11 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Probe(args) => runtime()?.block_on(probe(args)),
         Command::Bootstrap(args) => bootstrap(&args),
         Command::Crds(args) => offline::crds(&args),
+        Command::UpgradeCrds(args) => runtime()?.block_on(upgrade_crds(args)),
+        Command::Ready(args) => {
+            let within = Duration::from_secs(args.within);
+            runtime()?.block_on(ready::wait(&args.address, within))
+        }
     }
 }
 
@@ -162,6 +168,14 @@ fn serve(port: admin::Bound, ready: Check, registry: Registry, tasks: &mut Tasks
             registry,
         })),
     );
+}
+
+async fn upgrade_crds(args: UpgradeCrdsArgs) -> anyhow::Result<()> {
+    let client = match &args.kubeconfig {
+        Some(file) => client::from_file(file).await?,
+        None => client::in_cluster()?,
+    };
+    Ok(definitions::upgrade(client, &mesh_api::crds()).await?)
 }
 
 fn bootstrap(args: &BootstrapArgs) -> anyhow::Result<()> {

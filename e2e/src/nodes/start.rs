@@ -108,10 +108,12 @@ async fn prepare(nodes: &Nodes, cluster: &Handle, dir: &Path) -> Result<()> {
             dir.join(script),
         )?;
     }
-    fs::copy(
-        paths::sources().join("nodes/audit-policy.yaml"),
-        dir.join("conf/audit-policy.yaml"),
-    )?;
+    for policy in ["audit-policy.yaml", "admission.yaml"] {
+        fs::copy(
+            paths::sources().join("nodes").join(policy),
+            dir.join("conf").join(policy),
+        )?;
+    }
     let mut pki = exec::command("bash", [dir.join("pki.sh")]);
     pki.args([&cluster.name, &cluster.index.to_string()])
         .arg(dir);

@@ -4,6 +4,7 @@
 //! link of `management`, `region1` and `child1` is there already, and ends with a link that works.
 
 mod certificates;
+mod chart;
 mod enrolment;
 mod faults;
 mod link;

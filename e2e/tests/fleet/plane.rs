@@ -40,6 +40,11 @@ where
                 Box::pin(part(&link)).await?;
             }
         }
+        // the pod that probes through a sidecar has Istio's init container
+        for cluster in all {
+            let level = Some("privileged");
+            cluster.pod_security(istio::NAMESPACE, level).await?;
+        }
         let result = test(link.clone(), programs).await;
         if let Err(error) = &result {
             progress::step(format!("{error:#}"));
@@ -200,6 +205,7 @@ async fn part(link: &Link) -> Result<()> {
         .await?;
         istio::eject(cluster).await?;
         istio::remove(cluster).await?;
+        cluster.pod_security(istio::NAMESPACE, None).await?;
     }
     link.whole().await
 }

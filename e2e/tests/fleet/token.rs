@@ -40,6 +40,7 @@ async fn back(link: &Link) -> Result<()> {
     }
     let product = scenario::product()?;
     scenario::install_product(&link.fleet, &product, &[]).await?;
+    link.management.pod_security("istio-system", None).await?;
     scenario::deploy(&link.management, "child1", scenario::CHILD).await?;
     link.whole().await
 }
@@ -59,6 +60,9 @@ async fn with_token(link: &Link, folder: &Path) -> Result<()> {
         format!("pkcs11.env[1].value={MOUNT}"),
     ];
     let values: Vec<&str> = values.iter().map(String::as_str).collect();
+    // the token is in a folder of the node
+    let level = Some("privileged");
+    link.management.pod_security("istio-system", level).await?;
     scenario::install_product(&link.fleet, &product, &values).await?;
     let secret = |name: &str, key: &str, value: &str| {
         json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "namespace": "istio-system" }, "stringData": { key: value } }).to_string()

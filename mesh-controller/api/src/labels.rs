@@ -12,6 +12,8 @@ pub const MEMBER: &str = "mesh.kof.k0rdent.mirantis.com/member";
 pub const SERVICE: &str = "mesh.kof.k0rdent.mirantis.com/service";
 /// On each object we apply: hash of what we applied, so that what is equal is skipped.
 pub const APPLIED: &str = "mesh.kof.k0rdent.mirantis.com/applied";
+/// On the CRDs of management: the release that they are of.
+pub const RELEASE: &str = "mesh.kof.k0rdent.mirantis.com/release";
 /// On a `MeshMember`: `"true"` = do not wait for the member when it is removed.
 pub const FORCE_REMOVAL: &str = "mesh.kof.k0rdent.mirantis.com/force-removal";
 /// On a `MeshMember`: its finalizer, removed when nothing of ours is left in the member.

@@ -6,6 +6,7 @@
 //! | [`call`] | one request: its deadline, and what went wrong in words |
 //! | [`watches`] | watches that never end |
 //! | [`apply`] | the only writer: applies, prunes and withdraws what is ours, refuses what is foreign |
+//! | [`definitions`] | the custom resource definitions of management, brought up to date |
 //! | [`lease`] | who leads |
 //! | [`vault`] | the root |
 //! | [`tasks`] | supervised tasks |
@@ -18,6 +19,7 @@ pub mod apply;
 pub mod call;
 pub mod client;
 pub mod controller;
+pub mod definitions;
 pub mod lease;
 pub mod metrics;
 pub mod tasks;

@@ -6,6 +6,7 @@
 
 pub mod conditions;
 pub mod contract;
+pub mod definitions;
 pub mod facts;
 pub mod issuance;
 pub mod istio;

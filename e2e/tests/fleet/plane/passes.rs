@@ -75,7 +75,7 @@ pub(super) async fn refusals(link: &Link) -> Result<()> {
     // Only accounts of namespace kof are guests: another one knows the name, and that is all.
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
-        "metadata": { "name": "elsewhere", "labels": { "istio-injection": "enabled" } },
+        "metadata": { "name": "elsewhere", "labels": { "istio-injection": "enabled", "pod-security.kubernetes.io/enforce": "privileged" } },
     });
     link.child.apply(&namespace.to_string()).await?;
     let result = elsewhere(link).await;

@@ -221,6 +221,41 @@ fn the_charts_crds_are_those_of_the_types() {
 }
 
 #[test]
+fn the_charts_values_know_the_fields_of_a_mesh() {
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../charts/kof-istio/values.schema.json");
+    let schema: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(
+        schema["definitions"]["meshSpec"],
+        crate::mesh_values(),
+        "{} is old; run `make crds`",
+        file.display()
+    );
+}
+
+#[test]
+fn a_schema_for_values_is_closed_and_has_no_words_of_kubernetes() {
+    fn check(at: &str, schema: &serde_json::Value) {
+        for (keyword, value) in schema.as_object().into_iter().flatten() {
+            assert!(!keyword.starts_with("x-kubernetes"), "{at}.{keyword}");
+            if keyword == "properties" {
+                assert!(schema.get("additionalProperties").is_some(), "{at}");
+                for (name, field) in value.as_object().unwrap() {
+                    check(&format!("{at}.{name}"), field);
+                }
+            }
+            if keyword == "items" || keyword == "additionalProperties" {
+                check(&format!("{at}[]"), value);
+            }
+        }
+    }
+    let schema = crate::mesh_values();
+    assert!(schema["properties"]["dataPlane"].is_object(), "{schema}");
+    check("spec", &schema);
+}
+
+#[test]
 fn every_field_of_our_objects_is_documented() {
     fn check(at: &str, schema: &serde_json::Value) {
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
