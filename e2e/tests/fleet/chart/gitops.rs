@@ -32,9 +32,11 @@ async fn generations(field: &Field) -> Result<String> {
         r#"jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.generation}{"\n"}{end}"#;
     let args = ["get", "crd,mesh,clusterrole,clusterrolebinding", "-o", path];
     let all = field.cluster.kubectl(&args).await?;
-    let ours = all
-        .lines()
-        .filter(|l| l.contains("mesh.kof.") || l.contains("kof-istio") || l.starts_with("Mesh/"));
+    // the controller's own, for agents, comes by itself
+    let ours = all.lines().filter(|line| {
+        let ours = ["mesh.kof.", "kof-istio", "Mesh/"];
+        ours.iter().any(|part| line.contains(part)) && !line.contains("/meshagents.")
+    });
     text.extend(ours.flat_map(|line| [line, "\n"]));
     Ok(text)
 }

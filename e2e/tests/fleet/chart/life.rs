@@ -99,8 +99,16 @@ impl Release<'_> {
 
     /// The root that the controller made: whoever makes another one breaks every link.
     async fn root(&self) -> Result<String> {
-        let root = ["secret", "default-mesh-root"];
-        field(&self.field.cluster, &root, "{.metadata.uid}").await
+        wait_for("the root", PODS, || async {
+            let root = ["secret", "default-mesh-root", "--ignore-not-found"];
+            let found = field(&self.field.cluster, &root, "{.metadata.uid}").await?;
+            Ok(if found.is_empty() {
+                Err("no Secret")
+            } else {
+                Ok(found)
+            })
+        })
+        .await
     }
 }
 
@@ -151,7 +159,6 @@ async fn life(field: &Field, which: usize) -> Result<()> {
         "the schema is not an older one"
     );
     let root = release.root().await?;
-    ensure!(!root.is_empty(), "no root was made");
 
     // packaged, pushed, pulled
     let registry = Registry::start(&field.tools.registry()).await?;
