@@ -192,13 +192,19 @@ async fn clear(cluster: &Cluster) -> Result<()> {
             .kubectl(&[&["delete", "--timeout=60s"], ours.as_slice()].concat())
             .await?;
     }
-    let ours = "app.kubernetes.io/managed-by=kof-istio";
-    for kinds in ["clusterroles,clusterrolebindings", "namespaces"] {
+    let made = "app.kubernetes.io/managed-by=kof-istio";
+    // applied by another tool than Helm, which takes its own away
+    let applied = "app.kubernetes.io/instance=kof-istio";
+    for (kinds, which) in [
+        ("clusterroles,clusterrolebindings", applied),
+        ("clusterroles,clusterrolebindings", made),
+        ("namespaces", made),
+    ] {
         let args = [
             "delete",
             kinds,
             "-l",
-            ours,
+            which,
             "--ignore-not-found",
             "--timeout=90s",
         ];

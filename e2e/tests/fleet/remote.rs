@@ -39,6 +39,11 @@ where
     with_link(name, |link| async move {
         let all = [&link.region, &link.child];
         let programs = Programs::load(link.fleet.components(), source, &all).await?;
+        // the pod that probes through a sidecar has Istio's init container
+        for cluster in all {
+            let level = Some("privileged");
+            cluster.pod_security(istio::NAMESPACE, level).await?;
+        }
         let result = async {
             Box::pin(join(&link, &programs)).await?;
             test(link.clone()).await
@@ -148,6 +153,7 @@ async fn part(link: &Link) -> Result<()> {
         .await?;
         istio::eject(cluster).await?;
         istio::remove(cluster).await?;
+        cluster.pod_security(istio::NAMESPACE, None).await?;
     }
     link.whole().await
 }
