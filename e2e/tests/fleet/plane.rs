@@ -185,7 +185,7 @@ async fn set_gateway(link: &Link, at: Option<(&str, u16)>) -> Result<()> {
 
 /// Everything as before.
 async fn part(link: &Link) -> Result<()> {
-    for name in ["region1", "child1"] {
+    for name in ["management", "region1", "child1"] {
         override_member(
             &link.management,
             name,
@@ -193,7 +193,10 @@ async fn part(link: &Link) -> Result<()> {
         )
         .await?;
     }
-    for cluster in [&link.region, &link.child] {
+    let usual = r#"{"spec":{"istio":null,"kofVersion":null}}"#;
+    let args = ["patch", "mesh", "default", "--type=merge", "-p", usual];
+    link.management.kubectl(&args).await?;
+    for cluster in [&link.management, &link.region, &link.child] {
         wait_for("the product's objects of Istio to go", SOON, || async {
             let left = ours(cluster).await?;
             Ok(if left.trim().is_empty() {

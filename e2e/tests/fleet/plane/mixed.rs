@@ -136,6 +136,11 @@ pub(super) async fn leaving_unseen(link: &Link) -> Result<()> {
 
 /// The child was made anew: what was said of the one before went with it.
 async fn carry_when_there(link: &Link) -> Result<()> {
+    // It was left to the istiod that signs with it, and is nobody's now: whoever brings the member back takes it away (docs/certificates.md).
+    let args = ["-n", istio::NAMESPACE, "delete", "secret", "cacerts"];
+    link.child
+        .kubectl(&[&args, &["--ignore-not-found"][..]].concat())
+        .await?;
     wait_for("the child to be a member again", SOON, || async {
         Ok(scenario::member(&link.management, "child1")
             .await
