@@ -459,7 +459,12 @@ fn idle(name: &str, node: Option<&str>) -> String {
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": NAMESPACE },
         "spec": {
             "serviceAccountName": name, "terminationGracePeriodSeconds": 0,
-            "containers": [{ "name": "idle", "image": "{{image:busybox}}", "args": ["-c", "sleep 1000000"], "resources": { "requests": { "cpu": "1m", "memory": "4Mi" } } }],
+            "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
+            "containers": [{
+                "name": "idle", "image": "{{image:busybox}}", "args": ["-c", "sleep 1000000"],
+                "resources": { "requests": { "cpu": "1m", "memory": "4Mi" } },
+                "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
+            }],
         },
     });
     if let (Some(node), Some(spec)) = (node, pod.pointer_mut("/spec")) {
