@@ -285,7 +285,16 @@ fn telemetry_passes_between_real_meshes_and_only_what_the_contract_grants() -> R
         passes::door(&link).await?;
         passes::restart(&link).await?;
         Box::pin(moves::the_gateway_moves(&link)).await?;
-        Box::pin(provoked::each_class(&link)).await?;
+        Box::pin(provoked::each_class(&link)).await
+    })
+}
+
+// By hand: `cargo test --workspace --test fleet -- --ignored plane::`.
+#[test]
+#[ignore = "an older kof, which few have"]
+fn names_of_kof_1_6() -> Result<()> {
+    with_istio("versions", |link, programs| async move {
+        Box::pin(join(&link, &programs)).await?;
         Box::pin(versions::kof_1_6(&link)).await
     })
 }

@@ -65,16 +65,8 @@ async fn name(link: &Link) -> Result<()> {
     link.whole().await
 }
 
-/// Waits for the reason in the child's path, and for the member to say so, and until the pod that asks through a sidecar says the same.
+/// Waits for the reason in the child's path, and for the member to say so.
 pub(super) async fn told(link: &Link, reason: &str) -> Result<()> {
-    let sidecar = wait_for(&format!("a sidecar to say {reason}"), PODS, || async {
-        let path = "jsonpath={range .status.replicas[?(@.sidecar==true)].paths[*]}{.reason}: {.message}{end}";
-        let args = ["-n", "istio-system", "get", "meshagent", "mesh", "-o", path];
-        let said = link.child.kubectl(&args).await?;
-        Ok(if said.starts_with(reason) { Ok(said) } else { Err(said) })
-    })
-    .await?;
-    progress::step(sidecar);
     let message = wait_for(&format!("the path to say {reason}"), PODS, || async {
         let member = scenario::member(&link.management, "child1").await?;
         let paths = member.status.map(|s| s.paths).unwrap_or_default();
