@@ -49,7 +49,9 @@ pub use pem::{CERTIFICATES_MAX, PEM_MAX, bundle};
 pub use profile::{CA_BACKDATE, IntermediateSubject, LEAF_BACKDATE};
 pub use source::{RootLayout, RootText, SourceError, read_root};
 pub use token::{TOKEN_PATIENCE, TokenError, TokenKey, TokenPlace};
-pub use verify::{VerifyError, recognise_intermediate, verify_intermediate, verify_leaf};
+pub use verify::{
+    VerifyError, recognise_intermediate, verify_intermediate, verify_leaf, was_intermediate,
+};
 
 #[cfg(test)]
 mod testing;

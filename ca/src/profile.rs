@@ -119,6 +119,12 @@ pub(crate) fn named_after(fingerprint: &str, generation: u32) -> String {
     format!("intermediate g{generation} {}", short(fingerprint))
 }
 
+/// The generation in such a name.
+pub(crate) fn generation_in(name: &str) -> Option<u32> {
+    let (generation, _) = name.strip_prefix("intermediate g")?.split_once(' ')?;
+    generation.parse().ok()
+}
+
 /// The name in a leaf that is thrown away after a trial; its trust domain is one that nobody can have.
 pub(crate) fn trial() -> Result<SpiffeId, Error> {
     "spiffe://trial.invalid/ns/trial/sa/trial"

@@ -1,7 +1,7 @@
 //! Judging a chain: by rustls-webpki for signatures, dates and constraints, and by ourselves for what it does not look at.
 
 use jiff::{SignedDuration, Timestamp};
-use mesh_core::names::SpiffeId;
+use mesh_core::names::{ClusterName, MeshName, SpiffeId};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
@@ -10,7 +10,7 @@ use crate::{
     authority::issued_by,
     facts::{parse, read_facts},
     pem,
-    profile::{self, named_after},
+    profile::{self, generation_in, named_after},
 };
 
 /// Life of a certificate that is thrown away after a trial.
@@ -220,6 +220,29 @@ pub fn recognise_intermediate(
     Err(VerifyError::Profile {
         rule: "an intermediate is signed by the root",
     })
+}
+
+/// Whether this root has made a certificate as an intermediate of this member, of whatever generation; it may have ended since.
+#[must_use]
+pub fn was_intermediate(
+    certificate_pem: &str,
+    root_pem: &str,
+    (mesh, cluster): (&MeshName, &ClusterName),
+) -> bool {
+    let facts = crate::facts(certificate_pem).unwrap_or_default();
+    let Some(facts) = facts.first() else {
+        return false;
+    };
+    let name = facts.common_name.as_deref();
+    let Some(generation) = name.and_then(generation_in) else {
+        return false;
+    };
+    let subject = IntermediateSubject {
+        mesh: mesh.clone(),
+        cluster: cluster.clone(),
+        generation,
+    };
+    recognise_intermediate(certificate_pem, root_pem, &subject, facts.not_before).is_ok()
 }
 
 fn check_subject(

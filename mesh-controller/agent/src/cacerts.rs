@@ -10,7 +10,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use mesh_api::{agent::Workloads as Wish, mesh::WorkloadIssuer};
-use mesh_ca::{BundleChange, CaCerts, PrivateKey, VerifyError, bundle, bundle_change};
+use mesh_ca::{
+    BundleChange, CaCerts, PrivateKey, VerifyError, bundle, bundle_change, was_intermediate,
+};
 use mesh_cluster::agent_io::{AgentIoError, Intent, OwnCluster, SecretSeen, Seen};
 use mesh_core::{facts::Obstacle, ledger::Pair, revocation::proxies::Reader};
 use tokio::{
@@ -27,6 +29,8 @@ use crate::{
     wanted::Wanted,
 };
 
+/// Name of the entry with the intermediate; Istio's.
+const CERTIFICATE: &str = "ca-cert.pem";
 /// Name of the entry with the roots; Istio's.
 const ROOTS: &str = "root-cert.pem";
 /// How often the Secret is looked at when nothing else happens.
@@ -60,6 +64,21 @@ enum Next {
 fn is_ours(read: &SecretSeen, marks: &BTreeMap<String, String>) -> bool {
     let ours = |(key, value): (&String, &String)| read.labels.get(key) == Some(value);
     marks.iter().all(ours)
+}
+
+/// What is there, as ours where it was: a cluster that was a member before, and may have left without anybody cleaning up, is known again by
+/// the intermediate in the Secret. The mesh's root made it for this member and nobody else, whatever the labels say.
+fn taken_back(read: SecretSeen, wanted: &Wanted) -> SecretSeen {
+    let certificate = text(&read.data, CERTIFICATE);
+    let root = &wanted.spec.root.certificate;
+    if is_ours(&read, &wanted.marks)
+        || !was_intermediate(&certificate, root, (&wanted.mesh, &wanted.cluster))
+    {
+        return read;
+    }
+    let mut labels = read.labels;
+    labels.extend(wanted.marks.clone());
+    SecretSeen { labels, ..read }
 }
 
 /// An entry as text.
@@ -181,6 +200,9 @@ impl Keeper {
     ) -> Result<Looked, Obstacle> {
         let io = |error: AgentIoError| obstacle(&error);
         let read = self.cluster.read_cacerts().await.map_err(io)?;
+        let labels = read.as_ref().map(|read| read.labels.clone());
+        let read = read.map(|read| taken_back(read, wanted));
+        let relabelled = labels != read.as_ref().map(|read| read.labels.clone());
         let is_wished = wish.issuer == WorkloadIssuer::Istiod;
         if !is_wished && !read.as_ref().is_some_and(|it| is_ours(it, &wanted.marks)) {
             return Ok(Looked::Rest(Cacerts::default()));
@@ -213,7 +235,11 @@ impl Keeper {
             certs => certs,
         };
         let entries = entries(&certs.map_err(|error| obstacle(&error))?);
-        match decide(read.as_ref(), &entries, &wanted.marks) {
+        let next = match decide(read.as_ref(), &entries, &wanted.marks) {
+            Next::Nothing if relabelled => Next::Write,
+            next => next,
+        };
+        match next {
             Next::Nothing => {
                 let lists = entries.contains_key(LISTS).then(|| text(&entries, LISTS));
                 Ok(Looked::Rest(Cacerts {

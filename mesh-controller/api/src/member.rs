@@ -172,10 +172,24 @@ pub struct MeshMemberStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["region".into()]))]
     pub paths: Vec<Path>,
+    /// What other tools have left there that linked clusters before: told, never touched, and nothing waits for it. At most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub leftovers: Vec<Leftover>,
     /// In order; the first that is not true is the answer to "why".
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// Something that is there and not ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Leftover {
+    /// Kind, namespace and name.
+    pub object: String,
+    /// What it is, and what may be done about it.
+    pub message: String,
 }
 
 /// What is open at Istio's gateway.

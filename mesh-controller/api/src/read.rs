@@ -4,6 +4,7 @@ mod access;
 mod agent;
 mod enrolment;
 mod istio;
+mod leftovers;
 mod mesh;
 mod remote;
 mod revocation;
@@ -14,6 +15,7 @@ pub use agent::{
 };
 pub use enrolment::{Membership, claim, membership};
 pub use istio::{IstioObjects, is_ours, istio};
+pub use leftovers::{left_authority, left_gateway, left_issuer, left_remote, left_token};
 pub use mesh::{MeshRules, WorkloadRules, data_plane, dead_peer, mesh};
 use mesh_core::facts::Obstacle;
 pub use remote::{remote_secret, server};

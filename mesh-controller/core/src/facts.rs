@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     contract::Contract,
     istio::{Host, IstioFacts, IstioRules, Plane},
+    leftovers::Found,
     names::{ClusterName, MeshName, TrustDomain},
     peer,
     plan::Delivery,
@@ -84,6 +85,8 @@ pub struct Facts {
     pub dead_peer: peer::Rules,
     /// Whether the root can sign; if not, why.
     pub root: Result<RootFacts, Obstacle>,
+    /// The Secret in management that holds the root, if one does.
+    pub root_secret: Option<String>,
     /// Serial numbers of certificates that nobody is to believe any more, as [`plain_serial`] writes them.
     pub revoked: BTreeSet<String>,
     /// By cluster ID, a number that changes with each of its certificates that is revoked.
@@ -138,6 +141,8 @@ pub struct MemberFacts {
     pub hosts: BTreeMap<String, Host>,
     /// What has to do with remote secrets.
     pub remote: RemoteFacts,
+    /// What is there that others made for such links, once it was looked for.
+    pub leftovers: Option<BTreeSet<Found>>,
 }
 
 /// Most certificates that peers know one member by: two while it rotates. A member may have the root sign more, and

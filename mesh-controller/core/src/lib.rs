@@ -11,6 +11,7 @@ pub mod facts;
 pub mod issuance;
 pub mod istio;
 pub mod ledger;
+pub mod leftovers;
 pub mod lifetime;
 pub mod names;
 pub mod peer;

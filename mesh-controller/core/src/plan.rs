@@ -30,6 +30,7 @@ use crate::{
         RootFacts, Target,
     },
     istio::{Host, Plane, gateway_account},
+    leftovers::{self, Leftover},
     names::{ClusterName, MeshName, SpiffeId, TrustDomain},
     peer,
     remote::Pairs,
@@ -59,6 +60,8 @@ pub struct MemberPlan {
     pub hosts: BTreeMap<String, Host>,
     /// The remote secrets that are to be there, if it is delivered to.
     pub remotes: Pairs,
+    /// What others have left there; none: what was said before stays.
+    pub leftovers: Option<Vec<Leftover>>,
     /// The generations of its intermediate. The one it signs with must be recorded before the member is told of it.
     pub generations: Generations,
     /// False while too little is known to say anything: what was said before stays.
@@ -501,8 +504,25 @@ fn enrolled(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> MemberPlan {
         identity: Some(seat.identity.clone()),
         hosts: hosts(facts, seat, member),
         remotes,
+        leftovers: left(scene, seat, member),
         generations,
     }
+}
+
+/// What others have left in a member.
+fn left(scene: Scene<'_>, seat: &Seat, member: &MemberFacts) -> Option<Vec<Leftover>> {
+    let Scene {
+        facts, admitted, ..
+    } = scene;
+    let found = member.leftovers.as_ref()?;
+    let clusters = peers(facts, admitted).map(|peer| peer.seat.claim.cluster.clone());
+    let root = facts.root_secret.as_deref();
+    let scene = leftovers::Scene {
+        own: &seat.claim.cluster,
+        clusters: &clusters.collect(),
+        root: root.filter(|_| seat.claim.role == Role::Management),
+    };
+    Some(leftovers::leftovers(found, &scene))
 }
 
 /// The members that verify this one, or are verified by it.
@@ -564,6 +584,7 @@ fn refused(member: &MemberFacts, why: &Obstacle) -> MemberPlan {
         identity: None,
         hosts: member.hosts.clone(),
         remotes: Pairs::new(),
+        leftovers: None,
         generations: kept(member),
         settled: true,
     }
@@ -598,6 +619,7 @@ fn leaving(member: &MemberFacts) -> MemberPlan {
         identity: None,
         hosts: member.hosts.clone(),
         remotes: Pairs::new(),
+        leftovers: None,
         generations: kept(member),
         settled: member.reach != Reach::Unknown,
     }

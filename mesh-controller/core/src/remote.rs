@@ -108,8 +108,8 @@ pub struct RemoteFacts {
     pub failed: BTreeMap<ClusterName, Obstacle>,
 }
 
-/// What a remote secret shows without being opened. The ID under which istiod knows it is a key of its data, which nobody but istiod
-/// looks at: a foreign Secret that names its cluster neither in its annotation nor in its own name is not recognised.
+/// What a remote secret shows without being opened. The ID under which istiod knows it is a key of its data: a foreign Secret that names
+/// its cluster neither in its annotation nor in its own name is recognised only when left-overs are looked for ([`crate::leftovers`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecretFacts {
     /// We made it.

@@ -46,3 +46,39 @@ fn only_what_is_absent_or_ours_is_written_and_only_as_istiod_takes_it() {
         );
     }
 }
+
+/// A cluster that was a member before: other labels, and an intermediate of the same root for it.
+#[test]
+fn what_was_ours_is_known_by_its_certificate_and_not_by_its_labels() {
+    let mesh = Mesh::new();
+    let wanted = mesh.wanted();
+    let intermediate = |mesh: &Mesh, wanted: &Wanted| {
+        let request = PrivateKey::generate().unwrap().csr_pem().unwrap();
+        // It ended long ago.
+        let chain = mesh.sign(wanted, 7, &request, crate::testing::now());
+        let end = "-----END CERTIFICATE-----\n";
+        let (first, _) = chain.split_once(end).unwrap();
+        format!("{first}{end}")
+    };
+    let left = |certificate: String| {
+        let entry = Zeroizing::new(certificate.into_bytes());
+        let data = Entries::from([(CERTIFICATE.to_owned(), entry)]);
+        taken_back(seen(&data, &[("another", "label")]), &wanted)
+    };
+    let own = left(intermediate(&mesh, &wanted));
+    assert!(is_ours(&own, &wanted.marks));
+    assert!(
+        own.labels.contains_key("another"),
+        "what others put there stays"
+    );
+    let mut sibling = wanted.clone();
+    sibling.cluster = "child2".parse().unwrap();
+    for (certificate, whose) in [
+        (intermediate(&Mesh::new(), &wanted), "of another root"),
+        (intermediate(&mesh, &sibling), "of another member"),
+        (mesh.root_pem.clone(), "the root itself"),
+        (String::new(), "nothing"),
+    ] {
+        assert!(!is_ours(&left(certificate), &wanted.marks), "{whose}");
+    }
+}

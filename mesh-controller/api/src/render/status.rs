@@ -8,6 +8,7 @@ use mesh_core::{
     conditions::{State, Verdict},
     facts::{MemberFacts, Obstacle, Reach},
     istio::{Host, Plane},
+    leftovers::Leftover,
     plan::MemberPlan,
     revocation::Revocation,
 };
@@ -142,8 +143,18 @@ pub fn member_status(
             .max(before.signer_generation)
             .filter(|sign| *sign > 1),
         paths: path_lines(plan),
+        leftovers: leftovers(plan).unwrap_or_else(|| before.leftovers.clone()),
         conditions,
     }
+}
+
+/// What others have left there, once it was looked for.
+fn leftovers(plan: &MemberPlan) -> Option<Vec<member::Leftover>> {
+    let told = |left: &Leftover| member::Leftover {
+        object: left.object.clone(),
+        message: left.message.clone(),
+    };
+    Some(plan.leftovers.as_ref()?.iter().map(told).collect())
 }
 
 /// How a member is called through Istio's gateway, to be remembered.

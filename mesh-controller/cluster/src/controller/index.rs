@@ -20,6 +20,7 @@ use mesh_api::{
 use mesh_core::{
     facts::{Access, AgentFacts, Anchor, Crl, Delivered, MemberKey, Obstacle, Reach, Target},
     istio::IstioFacts,
+    leftovers::Found,
     names::ClusterName,
     remote::RemoteFacts,
 };
@@ -166,6 +167,8 @@ pub(crate) struct Observed {
     pub(crate) istio: Option<IstioFacts>,
     /// What has to do with remote secrets; what a person says about it stands in the object.
     pub(crate) remote: RemoteFacts,
+    /// What others have left there, once it was looked for.
+    pub(crate) leftovers: Option<BTreeSet<Found>>,
     /// Nothing of ours is left there.
     pub(crate) withdrawn: bool,
 }
@@ -184,6 +187,7 @@ impl Default for Observed {
             gateway: None,
             istio: None,
             remote: RemoteFacts::default(),
+            leftovers: None,
             withdrawn: false,
         }
     }

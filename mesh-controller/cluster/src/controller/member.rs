@@ -3,6 +3,7 @@
 
 mod deliver;
 mod istio;
+mod leftovers;
 mod observe;
 mod remote;
 mod requests;
@@ -258,6 +259,7 @@ impl Member {
             () = self.watch_plane(client, bells) => End::Moved,
             () = self.answer_requests(client) => End::Moved,
             () = self.keep_remotes(client) => End::Moved,
+            () = self.look_for_leftovers(client) => End::Moved,
         }
     }
 

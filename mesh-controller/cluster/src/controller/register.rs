@@ -379,6 +379,21 @@ pub(crate) fn news_of_peers(before: &MeshMemberStatus, after: &MeshMemberStatus)
     news
 }
 
+/// What others have left in a member and was not told before.
+pub(crate) fn news_of_leftovers(
+    before: &MeshMemberStatus,
+    after: &MeshMemberStatus,
+) -> Option<News> {
+    let told = |object: &str| before.leftovers.iter().any(|was| was.object == object);
+    let objects = after.leftovers.iter().map(|left| left.object.as_str());
+    let new: Vec<&str> = objects.filter(|object| !told(object)).collect();
+    (!new.is_empty()).then(|| News {
+        warning: false,
+        reason: "LeftoversFound",
+        note: format!("not ours, and told in status.leftovers: {}", new.join(", ")),
+    })
+}
+
 /// What is the matter with a root, and worth a warning.
 fn warnings(root: &RootStatus) -> Option<String> {
     let found: Vec<String> = root

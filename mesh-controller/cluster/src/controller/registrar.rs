@@ -22,7 +22,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     index::Index,
-    register::{Job, JobId, Jobs, changes, news, news_of_peers},
+    register::{Job, JobId, Jobs, changes, news, news_of_leftovers, news_of_peers},
 };
 use crate::{
     call::{CallError, call},
@@ -219,9 +219,13 @@ impl Registrar {
                     .learn(|state| state.members.see(Seen::Applied(told.clone())));
                 self.publish(&told, &before.conditions, &status.conditions)
                     .await;
-                for news in news_of_peers(&before, &status) {
-                    self.send(&told, &event(news.warning, news.reason, "Peer", &news.note))
-                        .await;
+                let news = news_of_peers(&before, &status).into_iter();
+                for news in news.chain(news_of_leftovers(&before, &status)) {
+                    self.send(
+                        &told,
+                        &event(news.warning, news.reason, "Member", &news.note),
+                    )
+                    .await;
                 }
                 Ok(())
             }

@@ -92,8 +92,14 @@ pub(crate) fn collision(
     }
     let stock = stock_name(region);
     let mut secrets = member.remote.secrets.iter().flatten();
+    // What its data says was looked for now and then, that it is there is known now.
+    let leads = |name: &str| {
+        let mut found = member.leftovers.iter().flatten();
+        found.any(|it| it.name == name && it.leads_to(region))
+    };
     let is_foreign = |(name, secret): &(&String, &crate::remote::SecretFacts)| {
-        !secret.ours && (secret.cluster.as_deref() == Some(region.as_str()) || **name == stock)
+        let said = secret.cluster.as_deref() == Some(region.as_str());
+        !secret.ours && (said || **name == stock || leads(name))
     };
     if let Some((name, _)) = secrets.find(is_foreign) {
         let message = format!(

@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod istio;
+mod leftovers;
 mod peers;
 mod probes;
 mod remotes;
@@ -79,6 +80,7 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> MemberFacts {
         istio: None,
         hosts: BTreeMap::new(),
         remote: crate::remote::RemoteFacts::default(),
+        leftovers: None,
     }
 }
 
@@ -90,6 +92,7 @@ fn fleet() -> Facts {
         plane: Plane::Envoy,
         istio: IstioRules::default(),
         dead_peer: peer::Rules::default(),
+        root_secret: None,
         root: Ok(RootFacts {
             generation: 1,
             certificate: "root".to_owned(),

@@ -50,6 +50,7 @@ fn member(cluster: &str, role: Role, region: Option<&str>) -> (MemberKey, Member
         istio: None,
         hosts: BTreeMap::new(),
         remote: crate::remote::RemoteFacts::default(),
+        leftovers: None,
     };
     (key(cluster), member)
 }
@@ -70,6 +71,7 @@ fn fleet() -> Facts {
         plane: crate::istio::Plane::Envoy,
         istio: crate::istio::IstioRules::default(),
         dead_peer: crate::peer::Rules::default(),
+        root_secret: None,
         root: Ok(RootFacts {
             generation: 1,
             certificate: "root".to_owned(),

@@ -218,6 +218,7 @@ impl Eye<'_> {
                 advertised: spec.overrides.as_ref().and_then(|o| o.api_server.clone()),
                 ..observed.remote
             },
+            leftovers: observed.leftovers,
         };
         (mesh, facts)
     }
@@ -302,6 +303,7 @@ impl Eye<'_> {
             plane: given.map(|g| g.plane).unwrap_or_default(),
             istio: given.map(|g| g.istio.clone()).unwrap_or_default(),
             dead_peer: given.map(|g| g.dead_peer).unwrap_or_default(),
+            root_secret: given.map(|g| g.root_secret.clone()),
             root,
             revoked: self.revoked(mesh, rules),
             epochs: BTreeMap::new(),

@@ -4,7 +4,7 @@ use k8s_openapi::{
 };
 
 use mesh_api::{
-    member::{MeshMemberStatus, Path},
+    member::{Leftover, MeshMemberStatus, Path},
     mesh::{MeshStatus, RevocationStatus, RootFinding, RootStatus},
 };
 
@@ -168,4 +168,27 @@ fn a_dead_region_is_told_once() {
         "the path has an event of its own"
     );
     assert_eq!(news(&dead, &well), ["PathsReady Answered", "Ready Ready"]);
+}
+
+#[test]
+fn what_others_left_is_told_once() {
+    let status = |objects: &[&str]| {
+        let left = |object: &&str| Leftover {
+            object: (*object).to_owned(),
+            message: String::new(),
+        };
+        MeshMemberStatus {
+            leftovers: objects.iter().map(left).collect(),
+            ..MeshMemberStatus::default()
+        }
+    };
+    let said = |before: &[&str], after: &[&str]| {
+        super::news_of_leftovers(&status(before), &status(after)).map(|news| news.note)
+    };
+    let note = said(&["Secret a"], &["Secret a", "Gateway b"]).unwrap();
+    assert!(
+        note.contains("Gateway b") && !note.contains("Secret a"),
+        "{note}"
+    );
+    assert_eq!(said(&["Secret a", "Gateway b"], &["Secret a"]), None);
 }
