@@ -5,6 +5,7 @@
 
 mod certificates;
 mod chart;
+mod dead;
 mod enrolment;
 mod faults;
 mod link;

@@ -13,6 +13,7 @@
 //! | `gateway` | configuration, addresses and certificates to Envoy, and what Envoy says to them |
 //! | `prober` | real requests on every path |
 //! | [`probe`] | the same from a pod with a sidecar of Istio, which does nothing else |
+//! | `peers` | which regions are dead |
 //! | `names` | endpoint slices behind the telemetry Services |
 //! | `cacerts` | what a stock istiod signs with |
 //! | `remotes` | whether istiod reads the regions that it is led to by remote secrets |
@@ -35,6 +36,7 @@ mod ledger;
 mod lists;
 mod metrics;
 mod names;
+mod peers;
 mod places;
 mod probe;
 mod prober;
@@ -66,6 +68,7 @@ use crate::{
     leaf::Leaf,
     metrics::Metrics,
     names::Names,
+    peers::Peers,
     prober::{Paths, Prober, Way},
     report::{Board, Living, Reporter},
     roots::Roots,
@@ -255,10 +258,12 @@ pub async fn start(
         metrics: metrics.clone(),
     };
     gateway.start(tasks).map_err(AgentError::StartResolver)?;
+    let peers = Peers::new(intents.clone());
     let prober = Prober {
         way: Way::Intake(from_inside(settings.intake)),
+        peers: Some(peers.clone()),
         board: board.clone(),
-        metrics,
+        metrics: metrics.clone(),
     };
     tasks.spawn("probes", prober.run(paths));
     let (there, agents) = (cluster.clone(), pods.clone());
@@ -269,6 +274,8 @@ pub async fn start(
         services,
         slices,
         places,
+        peers,
+        metrics,
     };
     tasks.spawn("names", names.run());
 

@@ -34,6 +34,8 @@ pub(crate) struct Metrics {
     pub(crate) probe_seconds: Histograms,
     pub(crate) probes: Family<Outcome, Counter>,
     pub(crate) path_ready: Family<Region, Gauge>,
+    pub(crate) peer_dead: Family<Region, Gauge>,
+    pub(crate) peer_withdrawn: Family<Region, Gauge>,
     pub(crate) path_success: Family<Region, Gauge<f64, AtomicU64>>,
     pub(crate) resolution_stale: Family<Region, Gauge>,
     pub(crate) xds_accepted: Gauge,
@@ -56,6 +58,8 @@ impl Metrics {
             probe_seconds: Family::new_with_constructor(seconds),
             probes: Family::default(),
             path_ready: Family::default(),
+            peer_dead: Family::default(),
+            peer_withdrawn: Family::default(),
             path_success: Family::default(),
             resolution_stale: Family::default(),
             xds_accepted: Gauge::default(),
@@ -91,6 +95,16 @@ impl Metrics {
     pub(crate) fn register(registry: &mut Registry) -> Self {
         let all = Self::register_paths(registry);
         let r = registry.sub_registry_with_prefix("agent");
+        r.register(
+            "peer_dead",
+            "1 if this pod calls the region dead",
+            all.peer_dead.clone(),
+        );
+        r.register(
+            "peer_withdrawn",
+            "1 if the endpoints of the region are taken away",
+            all.peer_withdrawn.clone(),
+        );
         r.register(
             "leaf_not_after_seconds",
             "When the gateway's leaf ends, Unix time",
@@ -152,6 +166,20 @@ impl Metrics {
         }
     }
 
+    /// Whether a region is called dead.
+    pub(crate) fn dead(&self, region: &str, dead: bool) {
+        let region = region.to_owned();
+        let gauge = self.peer_dead.get_or_create(&Region { region });
+        gauge.set(i64::from(dead));
+    }
+
+    /// Whether the endpoints of a region are taken away.
+    pub(crate) fn withdrawn(&self, region: &str, withdrawn: bool) {
+        let region = region.to_owned();
+        let gauge = self.peer_withdrawn.get_or_create(&Region { region });
+        gauge.set(i64::from(withdrawn));
+    }
+
     /// Forgets a region.
     pub(crate) fn forget(&self, region: &str) {
         let label = Region {
@@ -159,6 +187,8 @@ impl Metrics {
         };
         self.probe_seconds.remove(&label);
         self.path_ready.remove(&label);
+        self.peer_dead.remove(&label);
+        self.peer_withdrawn.remove(&label);
         self.path_success.remove(&label);
         self.resolution_stale.remove(&label);
         for result in Class::ALL

@@ -19,7 +19,7 @@ use mesh_cluster::agent_io::{
 use mesh_core::contract::SERVICE_PORT;
 use tokio::{sync::watch, time::timeout};
 
-use crate::{jitter, places::Places, report::present};
+use crate::{jitter, metrics::Metrics, peers::Peers, places::Places, report::present};
 
 /// How often everything is compared again when nothing happens.
 const LOOK: Duration = Duration::from_mins(1);
@@ -64,7 +64,16 @@ fn port_name(host: &Host) -> &'static str {
     }
 }
 
-fn services_of(intent: &Intent) -> Vec<Name> {
+/// The regions that are called and not taken away.
+fn called<'a>(
+    intent: &'a Intent,
+    withdrawn: &'a BTreeSet<String>,
+) -> impl Iterator<Item = &'a Consume> {
+    let consume = intent.spec.consume.iter();
+    consume.filter(|consume| !withdrawn.contains(&consume.region))
+}
+
+fn services_of(intent: &Intent, withdrawn: &BTreeSet<String>) -> Vec<Name> {
     let of = |consume: &Consume| {
         if consume.hosts.is_empty() {
             return vec![Name {
@@ -81,13 +90,17 @@ fn services_of(intent: &Intent) -> Vec<Name> {
         });
         hosts.collect()
     };
-    intent.spec.consume.iter().flat_map(of).collect()
+    called(intent, withdrawn).flat_map(of).collect()
 }
 
 /// Where sidecars find the regions it calls: each address of a gateway, with each account that may answer behind it.
-fn entries(intent: &Intent, places: &Places) -> BTreeMap<String, Entry> {
+fn entries(
+    intent: &Intent,
+    places: &Places,
+    withdrawn: &BTreeSet<String>,
+) -> BTreeMap<String, Entry> {
     let mut entries = BTreeMap::new();
-    let straight = intent.spec.consume.iter();
+    let straight = called(intent, withdrawn);
     for consume in straight.filter(|consume| consume.sidecars == Sidecars::Static) {
         let addresses = places.addresses.get(&consume.region);
         for (host, at) in consume.hosts.iter().flat_map(|host| {
@@ -116,10 +129,11 @@ fn wanted(
     intent: &Intent,
     pods: &BTreeMap<String, PodSeen>,
     services: &BTreeMap<String, ServiceSeen>,
+    withdrawn: &BTreeSet<String>,
 ) -> BTreeMap<String, Slice> {
     let addresses = addresses(pods);
     let mut slices = BTreeMap::new();
-    for name in services_of(intent) {
+    for name in services_of(intent, withdrawn) {
         // A Service of somebody else may have that name: its endpoints are not ours to add to.
         let Some(service) = services
             .get(&name.service)
@@ -156,8 +170,8 @@ fn wanted(
 }
 
 /// Whether sidecars are to find this Service.
-fn is_called(intent: &Intent, service: &str) -> bool {
-    let straight = intent.spec.consume.iter();
+fn is_called(intent: &Intent, service: &str, withdrawn: &BTreeSet<String>) -> bool {
+    let straight = called(intent, withdrawn);
     let mut straight = straight.filter(|consume| consume.sidecars == Sidecars::Static);
     straight.any(|consume| consume.hosts.iter().any(|host| host.service == service))
 }
@@ -183,6 +197,9 @@ pub(crate) struct Names {
     pub(crate) slices: watch::Receiver<Seen<Slice>>,
     /// Where gateways are, once somebody looked.
     pub(crate) places: watch::Receiver<Option<Arc<Places>>>,
+    /// Which regions are dead.
+    pub(crate) peers: Peers,
+    pub(crate) metrics: Metrics,
 }
 
 impl Names {
@@ -232,7 +249,8 @@ impl Names {
         else {
             return Ok(());
         };
-        for act in acts(&wanted(&intent, &pods, &services), &slices) {
+        let withdrawn = self.peers.withdrawn(&intent);
+        for act in acts(&wanted(&intent, &pods, &services, &withdrawn), &slices) {
             match act {
                 Act::Apply(name, slice) => {
                     tracing::info!(name, addresses = ?slice.addresses, "applying an endpoint slice");
@@ -244,10 +262,19 @@ impl Names {
                 }
             }
         }
-        self.keep_entries(&intent).await
+        self.keep_entries(&intent, &withdrawn).await?;
+        for consume in &intent.spec.consume {
+            let is_withdrawn = withdrawn.contains(&consume.region);
+            self.metrics.withdrawn(&consume.region, is_withdrawn);
+        }
+        Ok(())
     }
 
-    async fn keep_entries(&mut self, intent: &Intent) -> Result<(), AgentIoError> {
+    async fn keep_entries(
+        &mut self,
+        intent: &Intent,
+        withdrawn: &BTreeSet<String>,
+    ) -> Result<(), AgentIoError> {
         let places = self.places.borrow_and_update().clone();
         let is_static = |consume: &Consume| consume.sidecars == Sidecars::Static;
         let (Some(places), true) = (places, intent.spec.consume.iter().any(is_static)) else {
@@ -257,7 +284,7 @@ impl Names {
         let Some(there) = self.cluster.list_entries().await? else {
             return Ok(());
         };
-        let wanted = entries(intent, &places);
+        let wanted = entries(intent, &places, withdrawn);
         for (name, entry) in &wanted {
             if there.get(name).and_then(Option::as_ref) != Some(entry) {
                 tracing::info!(name, address = %entry.address, "applying a workload entry");
@@ -269,7 +296,7 @@ impl Names {
             let entry = there.get(name).and_then(Option::as_ref);
             entry.is_none_or(|entry| {
                 let of_service = |other: &Entry| other.service == entry.service;
-                wanted.values().any(of_service) || !is_called(intent, &entry.service)
+                wanted.values().any(of_service) || !is_called(intent, &entry.service, withdrawn)
             })
         };
         for name in there.keys().filter(|name| !wanted.contains_key(*name)) {

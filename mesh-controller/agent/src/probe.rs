@@ -65,6 +65,7 @@ pub async fn probe(
     tasks.spawn("paths", tell(intents.clone(), to_paths, board.clone()));
     let prober = Prober {
         way: Way::Sidecar,
+        peers: None,
         board: board.clone(),
         metrics: Metrics::register_paths(registry),
     };

@@ -27,6 +27,7 @@ use tokio::{
 use crate::{
     jitter,
     metrics::{Metrics, Region},
+    peers::Peers,
     report::Board,
 };
 
@@ -86,6 +87,8 @@ fn asked(consume: &Consume) -> (&str, &str, Option<u16>) {
 #[derive(Clone, Debug)]
 pub(crate) struct Prober {
     pub(crate) way: Way,
+    /// Who judges the regions by what is seen; nobody does by what a sidecar sees, since that goes by what may be taken away.
+    pub(crate) peers: Option<Peers>,
     pub(crate) board: Board,
     pub(crate) metrics: Metrics,
 }
@@ -104,6 +107,9 @@ impl Prober {
                     task.abort();
                     if !wanted.consume.contains_key(region) {
                         self.metrics.forget(region);
+                        if let Some(peers) = &self.peers {
+                            peers.forget(region);
+                        }
                     }
                 }
                 keep
@@ -153,10 +159,10 @@ impl Prober {
             let is_believed = result.is_ok()
                 || track.state().is_some()
                 || is_old_enough(self.way, born.elapsed());
-            if is_believed
-                && track.observe(result, Timestamp::now())
-                && let Some(state) = track.state()
-            {
+            let changed = is_believed && track.observe(result, Timestamp::now());
+            // Before its path is told: what a pod writes of a path holds its word about the region.
+            self.judge(&region, &track);
+            if changed && let Some(state) = track.state() {
                 match &state.outcome {
                     Ok(()) => tracing::info!(region, "requests come through"),
                     Err(failure) => {
@@ -185,6 +191,15 @@ impl Prober {
                 () = sleep(pause) => {}
                 () = news => sleep(Duration::from_millis(50)).await,
             }
+        }
+    }
+
+    /// Whether the region is dead, by what its path shows now: time passes also while nothing changes.
+    fn judge(&self, region: &str, track: &Track) {
+        if let (Some(peers), Some(state)) = (&self.peers, track.state()) {
+            let dead = peers.observe(region, state);
+            self.metrics.dead(region, dead.is_some());
+            self.board.dead(region, dead);
         }
     }
 

@@ -80,6 +80,7 @@ impl Mesh {
                 serve: Vec::new(),
                 backends: Vec::new(),
                 consume: vec![consume("region1")],
+                dead_peer: None,
                 workloads: None,
                 crls: Vec::new(),
             },

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     member::{Address, Intermediate, Role},
-    mesh::{Backend, DataPlane, Grant, Protocol, WorkloadIssuer},
+    mesh::{Backend, DataPlane, DeadPeerPolicy, Grant, Protocol, WorkloadIssuer},
 };
 
 /// What the agent of this member is to serve. Written by the controller; lives in the member, so that the
@@ -87,6 +87,9 @@ pub struct MeshAgentSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["region".into()]))]
     pub consume: Vec<Consume>,
+    /// What is done about regions that do not answer any more; absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_peer: Option<DeadPeer>,
     /// Certificates for workloads of this cluster; absent: nobody here is given any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<Workloads>,
@@ -94,6 +97,20 @@ pub struct MeshAgentSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["issuer".into()]))]
     pub crls: Vec<Crl>,
+}
+
+/// What is done about a region that does not answer any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadPeer {
+    /// What is done.
+    pub policy: DeadPeerPolicy,
+    /// Seconds that it must be silent without a break to be called dead.
+    #[schemars(range(min = 10))]
+    pub after_seconds: u32,
+    /// Seconds that it must answer without a break to be alive again.
+    #[schemars(range(min = 5))]
+    pub return_after_seconds: u32,
 }
 
 /// How workloads of this cluster get certificates.
@@ -396,4 +413,18 @@ pub struct ReplicaPath {
     /// Why the gateway has no address, if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unresolved: Option<Obstacle>,
+    /// This pod calls the region dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead: Option<Dead>,
+}
+
+/// A region that is called dead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Dead {
+    /// Since when it is silent, RFC 3339.
+    pub since: String,
+    /// Its endpoints are to be taken away. They are when all pods say so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
 }

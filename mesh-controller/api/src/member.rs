@@ -234,4 +234,10 @@ pub struct Path {
     /// Since when, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
+    /// The region is called dead, and silent since then, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_since: Option<String>,
+    /// Its endpoints are taken away from this member's workloads.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
 }

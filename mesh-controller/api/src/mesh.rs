@@ -79,6 +79,9 @@ pub struct MeshSpec {
     /// The agents in members.
     #[serde(default)]
     pub agent: AgentOptions,
+    /// Regions that do not answer any more.
+    #[serde(default)]
+    pub dead_peer: DeadPeerOptions,
     /// Certificates for workloads of members. Absent: nobody but gateways is given any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<WorkloadOptions>,
@@ -382,6 +385,54 @@ impl Default for AgentOptions {
             replicas: replicas(),
         }
     }
+}
+
+/// What is done about a region that does not answer any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadPeerOptions {
+    /// What is done.
+    #[serde(default)]
+    pub policy: DeadPeerPolicy,
+    /// How long it must be silent without a break to be called dead, 10 s to a day.
+    #[serde(default = "dead_after")]
+    #[schemars(regex(pattern = r"^([0-9]+[smhd])+$"))]
+    pub after: String,
+    /// How long it must answer without a break to be alive again, 5 s to a day.
+    #[serde(default = "dead_return_after")]
+    #[schemars(regex(pattern = r"^([0-9]+[smhd])+$"))]
+    pub return_after: String,
+}
+
+fn dead_after() -> String {
+    "5m".to_owned()
+}
+
+fn dead_return_after() -> String {
+    "30s".to_owned()
+}
+
+impl Default for DeadPeerOptions {
+    fn default() -> Self {
+        Self {
+            policy: DeadPeerPolicy::default(),
+            after: dead_after(),
+            return_after: dead_return_after(),
+        }
+    }
+}
+
+/// What is done about a dead region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DeadPeerPolicy {
+    /// Nothing. Nobody is called dead; a path that does not work is told as ever.
+    Keep,
+    /// It is told: in the status of the path, by an event and by a metric.
+    #[default]
+    Mark,
+    /// It is told, and its endpoints are taken away from its callers, who then fail at once, as long as another region answers them.
+    Withdraw,
 }
 
 /// What may cross gateways.

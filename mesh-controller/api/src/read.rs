@@ -9,10 +9,12 @@ mod remote;
 mod revocation;
 
 pub use access::{Auth, ClusterAccess, Redacted, SecretRef, kubeconfig, kubeconfig_ref};
-pub use agent::{LIST_MAX, agent, gateway, lists, remembered, remembered_hosts, remembered_lists};
+pub use agent::{
+    LIST_MAX, agent, dead, gateway, lists, remembered, remembered_hosts, remembered_lists,
+};
 pub use enrolment::{Membership, claim, membership};
 pub use istio::{IstioObjects, is_ours, istio};
-pub use mesh::{MeshRules, WorkloadRules, data_plane, mesh};
+pub use mesh::{MeshRules, WorkloadRules, data_plane, dead_peer, mesh};
 use mesh_core::facts::Obstacle;
 pub use remote::{remote_secret, server};
 pub use revocation::revocations;

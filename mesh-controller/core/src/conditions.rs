@@ -11,6 +11,7 @@ pub(crate) use self::view::View;
 use crate::{
     facts::{Access, Life, MemberFacts, Obstacle, Reach},
     names::ClusterName,
+    peer::Dead,
     plan::Action,
 };
 
@@ -107,7 +108,12 @@ pub struct PathReport {
     pub message: String,
     /// Since when.
     pub since: Option<Timestamp>,
+    /// The region is called dead.
+    pub dead: Option<Dead>,
 }
+
+/// Reason of a path to a region that is called dead.
+pub const PEER_DEAD: &str = "PeerDead";
 
 /// What one condition says: fine (and why), or what stands in the way.
 type Word = Result<Said, Obstacle>;

@@ -9,6 +9,7 @@ use crate::{
     contract::Contract,
     istio::{Host, IstioFacts, IstioRules, Plane},
     names::{ClusterName, MeshName, TrustDomain},
+    peer,
     plan::Delivery,
     remote::{RemoteFacts, Said},
 };
@@ -79,6 +80,8 @@ pub struct Facts {
     pub plane: Plane,
     /// What was decided about members in the Istio plane.
     pub istio: IstioRules,
+    /// What was decided about regions that do not answer.
+    pub dead_peer: peer::Rules,
     /// Whether the root can sign; if not, why.
     pub root: Result<RootFacts, Obstacle>,
     /// Serial numbers of certificates that nobody is to believe any more, as [`plain_serial`] writes them.
@@ -259,6 +262,8 @@ pub struct PathFacts {
     pub outcome: Result<(), Obstacle>,
     /// Since when this outcome is the outcome.
     pub since: Timestamp,
+    /// The region is called dead.
+    pub dead: Option<peer::Dead>,
 }
 
 /// A certificate revocation list.

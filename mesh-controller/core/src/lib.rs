@@ -13,6 +13,7 @@ pub mod istio;
 pub mod ledger;
 pub mod lifetime;
 pub mod names;
+pub mod peer;
 pub mod plan;
 pub mod probe;
 pub mod remote;

@@ -31,6 +31,7 @@ use crate::{
     },
     istio::{Host, Plane, gateway_account},
     names::{ClusterName, MeshName, SpiffeId, TrustDomain},
+    peer,
     remote::Pairs,
 };
 
@@ -112,6 +113,8 @@ pub struct Delivery {
     pub consume: BTreeMap<ClusterName, Consume>,
     /// What callers may ask.
     pub contract: Contract,
+    /// What is done about regions that do not answer.
+    pub dead_peer: peer::Rules,
     /// Revocation lists: the root's, and those of the members it meets, by the key that signed them.
     pub crls: BTreeMap<String, String>,
 }
@@ -442,6 +445,7 @@ fn delivery(
         serve,
         consume,
         contract: facts.contract.clone(),
+        dead_peer: facts.dead_peer,
         crls: crls.within(),
     }
 }

@@ -16,6 +16,7 @@ fn of(way: Way) -> Prober {
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     Prober {
         way,
+        peers: None,
         board: Board::new(),
         metrics,
     }

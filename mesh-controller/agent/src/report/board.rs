@@ -11,7 +11,7 @@ use mesh_api::{
     member::Intermediate,
 };
 use mesh_cluster::agent_io::Shared;
-use mesh_core::{facts::Obstacle, names::ClusterName, probe, remote::Said};
+use mesh_core::{facts::Obstacle, names::ClusterName, peer::Dead, probe, remote::Said};
 use tokio::sync::watch;
 
 use crate::ledger::Book;
@@ -27,6 +27,7 @@ pub(crate) struct Draft {
     pub(super) accepted: Option<i64>,
     pub(super) rejected: Option<String>,
     pub(super) paths: BTreeMap<String, probe::State>,
+    pub(super) dead: BTreeMap<String, Dead>,
     pub(super) unresolved: BTreeMap<String, Obstacle>,
     pub(super) remotes: BTreeMap<ClusterName, Said>,
     pub(super) looked: bool,
@@ -171,9 +172,20 @@ impl Board {
         });
     }
 
+    /// Whether a region is called dead.
+    pub(crate) fn dead(&self, region: &str, dead: Option<Dead>) {
+        self.change(|draft| match dead {
+            Some(dead) => drop(draft.dead.insert(region.to_owned(), dead)),
+            None => drop(draft.dead.remove(region)),
+        });
+    }
+
     /// Forgets all paths but those to these regions.
     pub(crate) fn only(&self, regions: &[String]) {
-        self.change(|draft| draft.paths.retain(|region, _| regions.contains(region)));
+        self.change(|draft| {
+            draft.paths.retain(|region, _| regions.contains(region));
+            draft.dead.retain(|region, _| regions.contains(region));
+        });
     }
 
     /// Gateways without an address, by region.
@@ -331,6 +343,10 @@ impl Draft {
             message,
             since: whole_second(state.since).to_string(),
             unresolved: self.unresolved.get(region).map(told),
+            dead: self.dead.get(region).map(|dead| api::Dead {
+                since: whole_second(dead.since).to_string(),
+                withdrawn: dead.withdrawn,
+            }),
         }
     }
 }

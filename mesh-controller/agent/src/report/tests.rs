@@ -4,6 +4,7 @@ use mesh_api::{
 };
 use mesh_core::{
     facts::Obstacle,
+    peer::Dead,
     probe::{Class, Failure, State},
 };
 
@@ -36,6 +37,11 @@ fn a_replica_is_told_as_it_is() {
         "region2".to_owned(),
         Obstacle::new("NoSuchName", "nothing"),
     )]));
+    let dead = Dead {
+        since: now(),
+        withdrawn: true,
+    };
+    board.dead("region2", Some(dead));
     let line = LedgerEntry {
         signer: 1,
         bundle: 0,
@@ -54,7 +60,14 @@ fn a_replica_is_told_as_it_is() {
         replica.paths[1].unresolved.as_ref().unwrap().reason,
         "NoSuchName"
     );
+    assert_eq!(replica.paths[0].dead, None);
+    let told = replica.paths[1].dead.clone().unwrap();
+    assert_eq!((told.since, told.withdrawn), (now().to_string(), true));
+    board.dead("region2", None);
+    assert_eq!(board.draft.borrow().dead, BTreeMap::new());
+    board.dead("region2", Some(dead));
     board.only(&["region1".to_owned()]);
+    assert_eq!(board.draft.borrow().dead, BTreeMap::new());
     assert_eq!(board.draft.borrow().paths.len(), 1);
 }
 

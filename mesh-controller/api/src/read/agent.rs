@@ -12,6 +12,7 @@ use mesh_core::{
     facts::{AgentFacts, Anchor, Obstacle, PathFacts, ReplicaFacts, Target},
     istio::Host,
     names::{ClusterName, LABEL_MAX},
+    peer::Dead,
     remote::{Said, Synced},
     text::line,
 };
@@ -85,7 +86,13 @@ fn facts(replica: &Replica) -> ReplicaFacts {
         } else {
             Err(told(&path.reason, &path.message))
         };
-        paths.insert(region, PathFacts { outcome, since });
+        let dead = path.dead.as_ref().and_then(dead);
+        let facts = PathFacts {
+            outcome,
+            since,
+            dead,
+        };
+        paths.insert(region, facts);
     }
     ReplicaFacts {
         accepted: replica.accepted_generation,
@@ -94,6 +101,15 @@ fn facts(replica: &Replica) -> ReplicaFacts {
         paths,
         remotes: remotes(replica),
     }
+}
+
+/// A pod's word that a region is dead.
+#[must_use]
+pub fn dead(said: &crate::agent::Dead) -> Option<Dead> {
+    Some(Dead {
+        since: said.since.parse().ok()?,
+        withdrawn: said.withdrawn,
+    })
 }
 
 /// What istiod says there about regions; words that it does not have are left out.

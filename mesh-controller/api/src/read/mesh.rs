@@ -8,6 +8,7 @@ use mesh_core::{
     istio::{Discovery, Flavour, IstioRules, Plane},
     lifetime::Lifetime,
     names::{MeshName, TrustDomain},
+    peer::{self, Policy},
     remote::SHORTEST,
 };
 
@@ -27,6 +28,8 @@ pub struct MeshRules {
     pub plane: Plane,
     /// What was decided about members in the Istio plane.
     pub istio: IstioRules,
+    /// What was decided about regions that do not answer.
+    pub dead_peer: peer::Rules,
     /// Life of a generated root.
     pub root_life: Lifetime,
     /// Life of an intermediate.
@@ -124,6 +127,7 @@ pub fn mesh(mesh: &Mesh) -> Result<MeshRules, Obstacle> {
         contract,
         plane: data_plane(spec.data_plane),
         istio: istio(&spec.istio, &refuse)?,
+        dead_peer: silence(&spec.dead_peer, &refuse)?,
         root_life: life("spec.lifetimes.root", &spec.lifetimes.root, 3600)?,
         // Kubernetes grants no request for less than ten minutes (CertificateSigningRequest v1).
         intermediate_life: life(
@@ -273,6 +277,51 @@ fn istio(wished: &api::IstioOptions, refuse: Refuse<'_>) -> Result<IstioRules, O
         ]
         .into(),
     })
+}
+
+/// What was decided about regions that do not answer.
+fn silence(wished: &api::DeadPeerOptions, refuse: Refuse<'_>) -> Result<peer::Rules, Obstacle> {
+    let within = |what: &str, text: &str, (least, most): (u32, u32)| {
+        let long = life(what, text, least, refuse)?;
+        let most = Lifetime::from_secs(most);
+        if long > most {
+            return Err(refuse(what, format!("{long} is longer than {most}")));
+        }
+        Ok(long)
+    };
+    let back = "spec.deadPeer.returnAfter";
+    Ok(peer::Rules {
+        policy: policy(wished.policy),
+        after: within("spec.deadPeer.after", &wished.after, peer::AFTER)?,
+        return_after: within(back, &wished.return_after, peer::RETURN_AFTER)?,
+    })
+}
+
+const fn policy(policy: api::DeadPeerPolicy) -> Policy {
+    match policy {
+        api::DeadPeerPolicy::Keep => Policy::Keep,
+        api::DeadPeerPolicy::Mark => Policy::Mark,
+        api::DeadPeerPolicy::Withdraw => Policy::Withdraw,
+    }
+}
+
+/// What an agent is to do about regions that do not answer. One whose controller says nothing about that does nothing.
+#[must_use]
+pub fn dead_peer(wished: Option<&crate::agent::DeadPeer>) -> peer::Rules {
+    let usual = peer::Rules::default();
+    match wished {
+        None => peer::Rules {
+            policy: Policy::Keep,
+            ..usual
+        },
+        Some(wished) => peer::Rules {
+            policy: policy(wished.policy),
+            after: Lifetime::from_secs(wished.after_seconds.max(peer::AFTER.0)),
+            return_after: Lifetime::from_secs(
+                wished.return_after_seconds.max(peer::RETURN_AFTER.0),
+            ),
+        },
+    }
 }
 
 /// `namespace/name`, where the name may be `*`.

@@ -377,6 +377,27 @@ fn a_mesh_is_read_or_refused_with_the_field() {
     let rules = mesh(&Mesh::new("default", spec.clone())).unwrap();
     assert_eq!(rules.root_secret, "default-mesh-root");
     assert_eq!(rules.leaf_life.as_secs(), 86_400);
+    assert_eq!(rules.dead_peer, mesh_core::peer::Rules::default());
+    for (after, back, field) in [
+        ("10s", "5s", None),
+        ("1d", "1d", None),
+        ("9s", "5s", Some("spec.deadPeer.after")),
+        ("2d", "5s", Some("spec.deadPeer.after")),
+        ("10s", "4s", Some("spec.deadPeer.returnAfter")),
+        ("10s", "25h", Some("spec.deadPeer.returnAfter")),
+    ] {
+        let mut spec = spec.clone();
+        spec.dead_peer.after = after.to_owned();
+        spec.dead_peer.return_after = back.to_owned();
+        let read = mesh(&Mesh::new("default", spec));
+        match field {
+            None => assert!(read.is_ok(), "{after} {back}"),
+            Some(field) => {
+                let message = read.unwrap_err().message;
+                assert!(message.contains(field), "{after} {back}: {message}");
+            }
+        }
+    }
     let mut bad = spec.clone();
     bad.lifetimes = Lifetimes {
         leaf: "2h".to_owned(),

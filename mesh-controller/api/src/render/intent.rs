@@ -7,6 +7,7 @@ use mesh_core::{
     facts::Role,
     istio::{Discovery, Host, Plane},
     names::TrustDomain,
+    peer::{Policy, Rules},
     plan::{Consume, Delivery, Through, Trust},
 };
 
@@ -68,6 +69,7 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
             Vec::new()
         },
         consume: consume.collect(),
+        dead_peer: dead_peer(delivery),
         workloads: settings
             .workloads
             .as_ref()
@@ -81,6 +83,25 @@ pub fn mesh_agent(delivery: &Delivery, settings: &MemberSettings) -> MeshAgentSp
             })
             .collect(),
     }
+}
+
+/// What is done about regions that do not answer; told to those who call any.
+fn dead_peer(delivery: &Delivery) -> Option<api::DeadPeer> {
+    let Rules {
+        policy,
+        after,
+        return_after,
+    } = delivery.dead_peer;
+    let policy = match policy {
+        Policy::Keep => return None,
+        Policy::Mark => mesh::DeadPeerPolicy::Mark,
+        Policy::Withdraw => mesh::DeadPeerPolicy::Withdraw,
+    };
+    (!delivery.consume.is_empty()).then(|| api::DeadPeer {
+        policy,
+        after_seconds: after.as_secs(),
+        return_after_seconds: return_after.as_secs(),
+    })
 }
 
 /// How workloads get certificates.

@@ -170,6 +170,8 @@ pub fn path_lines(plan: &MemberPlan) -> Vec<Path> {
             reason: path.reason.clone(),
             message: path.message.clone(),
             since: path.since.map(|at| at.to_string()),
+            dead_since: path.dead.map(|dead| dead.since.to_string()),
+            withdrawn: path.dead.is_some_and(|dead| dead.withdrawn),
         })
         .collect()
 }

@@ -79,6 +79,7 @@ fn delivery(role: Role, peer: &str, targets: &[&str]) -> Delivery {
         serve: BTreeMap::new(),
         consume: BTreeMap::new(),
         contract: Contract::default(),
+        dead_peer: mesh_core::peer::Rules::default(),
         crls: BTreeMap::from([("print".to_owned(), "list".to_owned())]),
     };
     if role == Role::Region {
@@ -278,4 +279,32 @@ fn every_field_of_our_objects_is_documented() {
             check(part, schema);
         }
     }
+}
+
+#[test]
+fn those_who_call_regions_are_told_what_to_do_about_dead_ones_and_old_ones_do_nothing() {
+    use mesh_core::{lifetime::Lifetime, peer};
+    let mut child = delivery(Role::Child, "region1", &["192.0.2.1"]);
+    child.dead_peer = peer::Rules {
+        policy: peer::Policy::Withdraw,
+        after: Lifetime::from_secs(77),
+        return_after: Lifetime::from_secs(7),
+    };
+    let spec = mesh_agent(&child, &settings());
+    assert_eq!(
+        crate::read::dead_peer(spec.dead_peer.as_ref()),
+        child.dead_peer,
+        "what is written is what is read"
+    );
+    let mut region = delivery(Role::Region, "child1", &[]);
+    region.dead_peer = child.dead_peer;
+    assert_eq!(mesh_agent(&region, &settings()).dead_peer, None);
+    child.dead_peer.policy = peer::Policy::Keep;
+    assert_eq!(mesh_agent(&child, &settings()).dead_peer, None);
+    assert_eq!(crate::read::dead_peer(None).policy, peer::Policy::Keep);
+    // What a controller of before has written.
+    let mut before = serde_json::to_value(&spec).unwrap();
+    before.as_object_mut().unwrap().remove("deadPeer").unwrap();
+    let read: crate::agent::MeshAgentSpec = serde_json::from_value(before).unwrap();
+    assert_eq!(read.dead_peer, None);
 }

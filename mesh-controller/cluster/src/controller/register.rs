@@ -15,7 +15,11 @@ use mesh_api::{
     read,
     render::{MemberView, MeshView, WARNING, member_status, mesh_member, mesh_status},
 };
-use mesh_core::{conditions::State as Truth, facts::MemberKey, plan::Action};
+use mesh_core::{
+    conditions::{PEER_DEAD, State as Truth},
+    facts::MemberKey,
+    plan::Action,
+};
 
 use super::{
     index::State,
@@ -265,6 +269,8 @@ pub(crate) fn changes<'a>(
     let mut kinds = BTreeSet::new();
     after
         .iter()
+        // It has events of its own, one for each region.
+        .filter(|now| now.reason != PEER_DEAD)
         .filter(|now| {
             let was = before.iter().find(|c| c.type_ == now.type_);
             match now.status.as_str() {
@@ -283,7 +289,7 @@ pub(crate) fn changes<'a>(
         .collect()
 }
 
-/// Something that happened to a mesh and is worth an event.
+/// Something that happened to a mesh or a member and is worth an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct News {
     pub(crate) warning: bool,
@@ -344,6 +350,31 @@ pub(crate) fn news(before: &MeshStatus, after: &MeshStatus) -> Vec<News> {
                 note: format!("serial {}: {note}", now.serial),
             });
         }
+    }
+    news
+}
+
+/// What happened to the regions that a member calls: one is dead, its endpoints went, it is back. What became of a path that is gone
+/// itself is no news.
+pub(crate) fn news_of_peers(before: &MeshMemberStatus, after: &MeshMemberStatus) -> Vec<News> {
+    let mut news = Vec::new();
+    for now in &after.paths {
+        let was = before.paths.iter().find(|was| was.region == now.region);
+        let (was_dead, was_withdrawn) = was.map_or((false, false), |was| {
+            (was.dead_since.is_some(), was.withdrawn)
+        });
+        let (warning, reason) = match now.dead_since {
+            Some(_) if !was_dead => (true, PEER_DEAD),
+            Some(_) if now.withdrawn && !was_withdrawn => (true, "PeerWithdrawn"),
+            None if was_dead => (false, "PeerReturned"),
+            Some(_) | None => continue,
+        };
+        let note = format!("path to region {}: {}", now.region, now.message);
+        news.push(News {
+            warning,
+            reason,
+            note,
+        });
     }
     news
 }

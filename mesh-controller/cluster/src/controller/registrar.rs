@@ -22,7 +22,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     index::Index,
-    register::{Job, JobId, Jobs, changes, news},
+    register::{Job, JobId, Jobs, changes, news, news_of_peers},
 };
 use crate::{
     call::{CallError, call},
@@ -219,6 +219,10 @@ impl Registrar {
                     .learn(|state| state.members.see(Seen::Applied(told.clone())));
                 self.publish(&told, &before.conditions, &status.conditions)
                     .await;
+                for news in news_of_peers(&before, &status) {
+                    self.send(&told, &event(news.warning, news.reason, "Peer", &news.note))
+                        .await;
+                }
                 Ok(())
             }
             (

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use super::{
-    Kind, PathReport, State, Verdict, Word, fine, grace_ends, is_name, paths::path, reachable,
-    verdict, wait, with_ready,
+    Kind, PathReport, State, Verdict, Word, fine, grace_ends, is_name, reachable, verdict, wait,
+    with_ready,
 };
 use crate::{
-    facts::{Anchor, Facts, MemberFacts, Obstacle, PathFacts, ReplicaFacts, Role},
+    facts::{Anchor, Facts, MemberFacts, Obstacle, ReplicaFacts, Role},
     istio::{self, Plane},
     names::ClusterName,
     plan::{Peer, Seat, generations::Generations},
@@ -409,36 +409,8 @@ impl View<'_> {
     pub(crate) fn paths(&self) -> Vec<PathReport> {
         self.regions
             .iter()
-            .map(|(name, peer)| self.path(name, &peer.seat.service))
+            .map(|(name, peer)| self.path(name, peer))
             .collect()
-    }
-
-    fn path(&self, region: &ClusterName, service: &str) -> PathReport {
-        let known = path(self.member, region);
-        let (state, reason, message, since) = match known {
-            Err(why) => (State::Unknown, "NotProbed".to_owned(), why.to_owned(), None),
-            Ok(PathFacts {
-                outcome: Ok(()),
-                since,
-            }) => (
-                State::True,
-                "Answered".to_owned(),
-                "requests come through".to_owned(),
-                Some(since),
-            ),
-            Ok(PathFacts {
-                outcome: Err(why),
-                since,
-            }) => (State::False, why.reason, why.message, Some(since)),
-        };
-        PathReport {
-            region: region.clone(),
-            service: service.to_owned(),
-            state,
-            reason,
-            message,
-            since,
-        }
     }
 
     fn paths_ready(&self) -> Word {

@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod istio;
+mod peers;
 mod probes;
 mod remotes;
 mod seats;
@@ -88,6 +89,7 @@ fn fleet() -> Facts {
         contract: Contract::default(),
         plane: Plane::Envoy,
         istio: IstioRules::default(),
+        dead_peer: peer::Rules::default(),
         root: Ok(RootFacts {
             generation: 1,
             certificate: "root".to_owned(),
@@ -127,6 +129,7 @@ fn carry_out(facts: &mut Facts) {
                     PathFacts {
                         outcome: Ok(()),
                         since: at(2000),
+                        dead: None,
                     },
                 )
             })
@@ -134,6 +137,7 @@ fn carry_out(facts: &mut Facts) {
         let good = PathFacts {
             outcome: Ok(()),
             since: at(2000),
+            dead: None,
         };
         let by_sidecars = delivery.probed_by_sidecars();
         let by_sidecars = by_sidecars.map(|region| (region.clone(), good.clone()));

@@ -69,6 +69,7 @@ fn fleet() -> Facts {
         contract: Contract::default(),
         plane: crate::istio::Plane::Envoy,
         istio: crate::istio::IstioRules::default(),
+        dead_peer: crate::peer::Rules::default(),
         root: Ok(RootFacts {
             generation: 1,
             certificate: "root".to_owned(),

@@ -301,6 +301,7 @@ impl Eye<'_> {
             contract: given.map(|g| g.contract.clone()).unwrap_or_default(),
             plane: given.map(|g| g.plane).unwrap_or_default(),
             istio: given.map(|g| g.istio.clone()).unwrap_or_default(),
+            dead_peer: given.map(|g| g.dead_peer).unwrap_or_default(),
             root,
             revoked: self.revoked(mesh, rules),
             epochs: BTreeMap::new(),

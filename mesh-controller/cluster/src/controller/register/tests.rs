@@ -3,9 +3,12 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 
-use mesh_api::mesh::{MeshStatus, RevocationStatus, RootFinding, RootStatus};
+use mesh_api::{
+    member::{MeshMemberStatus, Path},
+    mesh::{MeshStatus, RevocationStatus, RootFinding, RootStatus},
+};
 
-use super::changes;
+use super::{changes, news_of_peers};
 
 fn conditions(said: &[(&str, &str, &str)]) -> Vec<Condition> {
     said.iter()
@@ -95,4 +98,74 @@ fn a_revocation_begins_and_ends_with_an_event_and_a_root_is_adopted_with_its_war
     undone.revocations[0].note = Some("stays".to_owned());
     assert_eq!(reasons(&done, &undone), ["RevocationStays"]);
     assert_eq!(reasons(&undone, &undone), Vec::<&str>::new());
+}
+
+#[test]
+fn a_region_that_dies_and_returns_is_an_event_for_each_region() {
+    let status = |paths: &[(&str, Option<bool>)]| {
+        let path = |(region, dead): &(&str, Option<bool>)| Path {
+            region: (*region).to_owned(),
+            service: String::new(),
+            ready: "False".to_owned(),
+            reason: String::new(),
+            message: "words".to_owned(),
+            since: None,
+            dead_since: dead.map(|_| "2026-11-21T04:00:00Z".to_owned()),
+            withdrawn: dead == &Some(true),
+        };
+        MeshMemberStatus {
+            paths: paths.iter().map(path).collect(),
+            ..MeshMemberStatus::default()
+        }
+    };
+    let said = |before: &[(&str, Option<bool>)], after: &[(&str, Option<bool>)]| {
+        let news = news_of_peers(&status(before), &status(after)).into_iter();
+        news.map(|news| format!("{} {} {}", news.warning, news.reason, news.note))
+            .collect::<Vec<_>>()
+    };
+    let (alive, dead, gone) = (None, Some(false), Some(true));
+    let one = |dead| [("r1", dead), ("r2", alive)];
+    let words = |said: &str| vec![format!("{said} path to region r1: words")];
+    assert_eq!(said(&one(alive), &one(dead)), words("true PeerDead"));
+    assert_eq!(said(&one(alive), &one(gone)), words("true PeerDead"));
+    assert_eq!(said(&one(dead), &one(gone)), words("true PeerWithdrawn"));
+    assert_eq!(said(&one(gone), &one(alive)), words("false PeerReturned"));
+    assert_eq!(
+        said(&[], &one(dead)),
+        words("true PeerDead"),
+        "it is news to us"
+    );
+    for same in [alive, dead, gone] {
+        assert!(said(&one(same), &one(same)).is_empty());
+    }
+    assert!(
+        said(&one(gone), &one(dead)).is_empty(),
+        "a change of the policy"
+    );
+    assert!(
+        said(&one(dead), &[]).is_empty(),
+        "it is not called any more"
+    );
+}
+
+#[test]
+fn a_dead_region_is_told_once() {
+    let well = [
+        ("PathsReady", "True", "Answered"),
+        ("Ready", "True", "Ready"),
+    ];
+    let failing = [
+        ("PathsReady", "False", "ConnectFailed"),
+        ("Ready", "False", "PathsReady"),
+    ];
+    let dead = [
+        ("PathsReady", "False", "PeerDead"),
+        ("Ready", "False", "PathsReady"),
+    ];
+    assert_eq!(news(&well, &failing), ["PathsReady ConnectFailed"]);
+    assert!(
+        news(&failing, &dead).is_empty(),
+        "the path has an event of its own"
+    );
+    assert_eq!(news(&dead, &well), ["PathsReady Answered", "Ready Ready"]);
 }

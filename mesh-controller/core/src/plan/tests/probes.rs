@@ -46,6 +46,7 @@ fn probe(facts: &mut Facts, pod: &str, outcome: Result<(), &str>, since: i64) {
     let path = PathFacts {
         outcome,
         since: at(since),
+        dead: None,
     };
     let child = facts.members.get_mut(&key("child1")).unwrap();
     let agent = child.agent.as_mut().unwrap();
@@ -107,6 +108,7 @@ fn a_path_with_two_ways_is_as_good_as_the_worse() {
     let bad = PathFacts {
         outcome: Err(Obstacle::new("ConnectFailed", "words")),
         since: at(2500),
+        dead: None,
     };
     by_envoy(&mut facts, Some(&bad));
     let (state, reason, message, since) = path(&facts);
