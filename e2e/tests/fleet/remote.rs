@@ -395,10 +395,11 @@ fn istiod_reads_regions_by_tokens_that_are_renewed_in_place() -> Result<()> {
         renewed::nothing_at_rest(&link).await?;
         collision(&link).await?;
         network_twice(&link).await?;
+        Box::pin(given_up(&link)).await?;
         renewed::set_life(&link, "10m").await?;
         healed(&link).await?;
+        // last: its tokens are dated ahead
         Box::pin(renewed::in_place(&link)).await?;
-        Box::pin(given_up(&link)).await?;
         left(&link).await
     })
 }
