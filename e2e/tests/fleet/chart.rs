@@ -16,6 +16,14 @@ use mesh_e2e::{Cluster, exec, paths, scenario};
 const RELEASE: &str = "kof-istio";
 /// Its namespace.
 const NAMESPACE: &str = "istio-system";
+/// Asks kubectl to wait until all kinds are known.
+const ESTABLISHED: [&str; 5] = [
+    "wait",
+    "--for=condition=Established",
+    "crd",
+    "--all",
+    "--timeout=30s",
+];
 
 /// The chart of this tree.
 fn chart() -> String {

@@ -14,6 +14,7 @@ use mesh_e2e::istio::{self, Options, Programs};
 use mesh_e2e::{Cluster, progress, scenario, wait_for};
 use serde_json::{Value, json};
 
+use crate::workloads::rights;
 use crate::{Link, SOON, with_link};
 
 /// Trust domain of the mesh.
@@ -22,7 +23,10 @@ const DOMAIN: &str = "mesh.kof.internal";
 const QUERY: &str = "/vm/select/0/prometheus/api/v1/query?query=1";
 
 /// Runs a test that brings Istio into clusters, and puts everything back.
-fn with_istio<Fut>(name: &str, test: impl FnOnce(Link, Programs) -> Fut + Send) -> Result<()>
+pub(crate) fn with_istio<Fut>(
+    name: &str,
+    test: impl FnOnce(Link, Programs) -> Fut + Send,
+) -> Result<()>
 where
     Fut: Future<Output = Result<()>>,
 {
@@ -101,7 +105,7 @@ async fn explain(link: &Link) {
 }
 
 /// What carries a member's links.
-async fn carry(management: &Cluster, member: &str, plane: &str) -> Result<()> {
+pub(crate) async fn carry(management: &Cluster, member: &str, plane: &str) -> Result<()> {
     let change = json!({ "spec": { "overrides": { "dataPlane": plane } } });
     override_member(management, member, &change).await
 }
@@ -136,7 +140,7 @@ async fn join(link: &Link, programs: &Programs) -> Result<()> {
         ensure!(why.contains("app=istiod"), "{why}");
     }
     for cluster in [&link.region, &link.child] {
-        install(cluster, programs).await?;
+        install(cluster, programs, &[]).await?;
     }
     let why = scenario::refused(
         &link.management,
@@ -164,14 +168,18 @@ async fn join(link: &Link, programs: &Programs) -> Result<()> {
     link.whole().await
 }
 
-/// An istiod that has what it signs with, and knows who it is.
-async fn install(cluster: &Cluster, programs: &Programs) -> Result<()> {
+/// An istiod that has what it signs with, knows who it is, and has this in its environment besides.
+pub(crate) async fn install(
+    cluster: &Cluster,
+    programs: &Programs,
+    env: &[(&str, &str)],
+) -> Result<()> {
     given(cluster).await?;
     let network = format!("{}-network", cluster.name());
     let options = Options {
         trust_domain: DOMAIN,
         network: &network,
-        ..Options::default()
+        env,
     };
     istio::install(cluster, programs, &options).await
 }
@@ -199,10 +207,10 @@ async fn part(link: &Link) -> Result<()> {
     for cluster in [&link.management, &link.region, &link.child] {
         wait_for("the product's objects of Istio to go", SOON, || async {
             let left = ours(cluster).await?;
-            Ok(if left.trim().is_empty() {
+            Ok(if left.is_empty() {
                 Ok(())
             } else {
-                Err(left)
+                Err(left.join(" "))
             })
         })
         .await?;
@@ -213,20 +221,36 @@ async fn part(link: &Link) -> Result<()> {
     link.whole().await
 }
 
-/// The product's objects of Istio's kinds, where the cluster has such kinds.
-async fn ours(cluster: &Cluster) -> Result<String> {
+/// The product's objects of Istio's kinds, where the cluster has such kinds, and all that has to do with remote secrets.
+pub(crate) async fn ours(cluster: &Cluster) -> Result<Vec<String>> {
+    let label = "app.kubernetes.io/managed-by=kof-istio";
+    let named = async |kinds: &str| {
+        let args = ["get", kinds, "-A", "-l", label, "-o", "name"];
+        let said = cluster.kubectl(&args).await?;
+        anyhow::Ok(said.lines().map(str::to_owned).collect::<Vec<String>>())
+    };
+    let mut found = remote_secrets(cluster).await?;
+    let rights = "serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings";
+    let readers = named(rights).await?.into_iter();
+    found.extend(readers.filter(|name| name.contains("/mesh-reader")));
     let kinds = cluster
         .kubectl(&["api-resources", "--verbs=list", "-o", "name"])
         .await?;
     let theirs =
         |kind: &&str| kind.ends_with(".istio.io") || kind.ends_with(".gateway.networking.k8s.io");
     let kinds: Vec<&str> = kinds.lines().filter(theirs).collect();
-    if kinds.is_empty() {
-        return Ok(String::new());
+    if !kinds.is_empty() {
+        found.extend(named(&kinds.join(",")).await?);
     }
-    let label = "app.kubernetes.io/managed-by=kof-istio";
-    let args = ["get", &kinds.join(","), "-A", "-l", label, "-o", "name"];
-    cluster.kubectl(&args).await
+    Ok(found)
+}
+
+/// The Secrets by which an istiod reads other clusters, whosever they are.
+pub(crate) async fn remote_secrets(cluster: &Cluster) -> Result<Vec<String>> {
+    let label = "istio/multiCluster=true";
+    let args = ["get", "secrets", "-A", "-l", label, "-o", "name"];
+    let said = cluster.kubectl(&args).await?;
+    Ok(said.lines().map(str::to_owned).collect())
 }
 
 /// Waits until istiod would find something to sign with.
@@ -283,19 +307,11 @@ fn telemetry_passes_between_real_meshes_and_only_what_the_contract_grants() -> R
         passes::metric(&link).await?;
         passes::refusals(&link).await?;
         passes::door(&link).await?;
+        rights::in_the_istio_plane(&link.child).await?;
         passes::restart(&link).await?;
         Box::pin(moves::the_gateway_moves(&link)).await?;
+        Box::pin(versions::kof_1_6(&link)).await?;
         Box::pin(provoked::each_class(&link)).await
-    })
-}
-
-// By hand: `cargo test --workspace --test fleet -- --ignored plane::`.
-#[test]
-#[ignore = "an older kof, which few have"]
-fn names_of_kof_1_6() -> Result<()> {
-    with_istio("versions", |link, programs| async move {
-        Box::pin(join(&link, &programs)).await?;
-        Box::pin(versions::kof_1_6(&link)).await
     })
 }
 

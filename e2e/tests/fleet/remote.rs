@@ -9,23 +9,21 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use mesh_e2e::components::Istio;
-use mesh_e2e::istio::{self, Options, Programs};
+use mesh_e2e::istio::{self, Programs};
 use mesh_e2e::provider::Hurt;
 use mesh_e2e::{Cluster, progress, scenario, wait_for};
 use serde_json::{Value, json};
 
-use crate::{Link, PODS, SOON, with_link};
+use crate::plane::{self, ours};
+use crate::{Link, PODS, SOON};
 
-/// Trust domain of the mesh.
-const DOMAIN: &str = "mesh.kof.internal";
 /// What the region's storage answers everybody who may ask.
 const URL: &str = "http://region1-vmauth:8427/vm/select/0/prometheus/api/v1/query?query=1";
 /// The Secret by which the child's istiod reads the region.
 const SECRET: &str = "mesh-remote-region1";
 /// The account in the region that it reads as.
 const READER: &str = "mesh-reader-child1";
-/// What a consumer's istiod is told so that it does not ask for Secrets.
+/// The switch that ends istiod 1.31 once it reads another cluster.
 const NO_SECRETS: (&str, &str) = ("PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER", "false");
 /// How long istiod waits for a region that does not answer, and how long the agent watches that before it tells.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -33,29 +31,18 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 /// Region and child in the Istio plane with remote secrets; everything back as it was afterwards.
 fn with_remotes<Fut>(name: &str, test: impl FnOnce(Link) -> Fut + Send) -> Result<()>
 where
-    Fut: Future<Output = Result<()>>,
+    Fut: Future<Output = Result<()>> + Send,
 {
-    let source = Istio::ensure()?;
-    with_link(name, |link| async move {
-        let all = [&link.region, &link.child];
-        let programs = Programs::load(link.fleet.components(), source, &all).await?;
-        // the pod that probes through a sidecar has Istio's init container
-        for cluster in all {
-            let level = Some("privileged");
-            cluster.pod_security(istio::NAMESPACE, level).await?;
-        }
+    plane::with_istio(name, |link, programs| async move {
         let result = async {
             Box::pin(join(&link, &programs)).await?;
             test(link.clone()).await
         }
         .await;
-        if let Err(error) = &result {
-            progress::step(format!("{error:#}"));
+        if result.is_err() {
             explain(&link).await;
         }
-        let back = Box::pin(part(&link)).await;
-        result?;
-        back
+        result
     })
 }
 
@@ -76,123 +63,41 @@ async fn explain(link: &Link) {
     progress::step(link.child.kubectl(&agent).await.unwrap_or_default());
 }
 
-/// What the mesh says about discovery.
-async fn discover(link: &Link, how: Option<&str>) -> Result<()> {
-    let life = how.map(|_| "1h");
-    let change = json!({ "spec": { "istio": { "discovery": how, "remoteTokenLifetime": life } } });
-    let change = change.to_string();
-    let args = ["patch", "mesh", "default", "--type=merge", "-p", &change];
-    link.management.kubectl(&args).await.map(drop)
-}
-
-/// What carries these two members' links.
-async fn carry(link: &Link, plane: Option<&str>) -> Result<()> {
-    for member in ["region1", "child1"] {
-        let change = json!({ "spec": { "overrides": { "dataPlane": plane } } }).to_string();
-        let object = format!("meshmember/{member}");
-        let args = [
-            "-n",
-            scenario::NAMESPACE,
-            "patch",
-            &object,
-            "--type=merge",
-            "-p",
-            &change,
-        ];
-        link.management.kubectl(&args).await?;
-    }
-    Ok(())
-}
-
 async fn join(link: &Link, programs: &Programs) -> Result<()> {
-    discover(link, Some("remoteSecrets")).await?;
-    carry(link, Some("istio")).await?;
+    let rules = json!({ "discovery": "remoteSecrets", "remoteTokenLifetime": "1h" });
+    decide(link, &rules).await?;
     for cluster in [&link.region, &link.child] {
-        let args = [
-            "-n",
-            "istio-system",
-            "get",
-            "secret",
-            "cacerts",
-            "-o",
-            "name",
-        ];
-        wait_for("Secret cacerts", SOON, || async {
-            Ok(cluster.kubectl(&args).await.map_err(|e| format!("{e:#}")))
-        })
-        .await?;
-        let network = format!("{}-network", cluster.name());
-        let options = Options {
-            trust_domain: DOMAIN,
-            network: &network,
-            env: &[NO_SECRETS],
-        };
-        istio::install(cluster, programs, &options).await?;
+        plane::carry(&link.management, cluster.name(), "istio").await?;
     }
+    plane::install(&link.region, programs, &[]).await?;
+    plane::install(&link.child, programs, &[NO_SECRETS]).await?;
     istio::install_gateway(&link.region, programs, "region1-network").await?;
     for cluster in [&link.region, &link.child] {
         istio::inject(cluster).await?;
         istio::clients(cluster).await?;
     }
+    withheld(link, "IstiodWouldCrash").await?;
+    plane::install(&link.child, programs, &[]).await?;
+    withheld(link, "RemoteReaderTooSmall").await?;
+    decide(link, &json!({ "remoteReadSecrets": true })).await?;
     link.whole().await
 }
 
-/// Everything as before, also after half a test.
-async fn part(link: &Link) -> Result<()> {
-    carry(link, None).await?;
-    discover(link, None).await?;
-    for cluster in [&link.region, &link.child] {
-        wait_for("the product's objects of Istio to go", SOON, || async {
-            let left = ours(cluster).await?;
-            Ok(if left.is_empty() {
-                Ok(())
-            } else {
-                Err(left.join(" "))
-            })
-        })
-        .await?;
-        istio::eject(cluster).await?;
-        istio::remove(cluster).await?;
-        cluster.pod_security(istio::NAMESPACE, None).await?;
-    }
-    link.whole().await
+/// What the mesh says about Istio.
+async fn decide(link: &Link, rules: &Value) -> Result<()> {
+    let change = json!({ "spec": { "istio": rules } }).to_string();
+    let args = ["patch", "mesh", "default", "--type=merge", "-p", &change];
+    link.management.kubectl(&args).await.map(drop)
 }
 
-/// Everything of ours that has to do with remote secrets or Istio's kinds.
-async fn ours(cluster: &Cluster) -> Result<Vec<String>> {
-    let label = "app.kubernetes.io/managed-by=kof-istio";
-    let mut found = Vec::new();
-    for kinds in [
-        "serviceaccounts,roles,rolebindings",
-        "clusterroles,clusterrolebindings",
-    ] {
-        let args = ["get", kinds, "-A", "-l", label, "-o", "name"];
-        let said = cluster.kubectl(&args).await?;
-        let readers = said.lines().filter(|name| name.contains("/mesh-reader"));
-        found.extend(readers.map(str::to_owned));
-    }
-    let args = [
-        "get",
-        "secrets",
-        "-A",
-        "-l",
-        "istio/multiCluster=true",
-        "-o",
-        "name",
-    ];
-    found.extend(cluster.kubectl(&args).await?.lines().map(str::to_owned));
-    let kinds = cluster
-        .kubectl(&["api-resources", "--verbs=list", "-o", "name"])
-        .await?;
-    let theirs: Vec<&str> = kinds
-        .lines()
-        .filter(|kind| kind.ends_with(".istio.io"))
-        .collect();
-    if !theirs.is_empty() {
-        let args = ["get", &theirs.join(","), "-A", "-l", label, "-o", "name"];
-        found.extend(cluster.kubectl(&args).await?.lines().map(str::to_owned));
-    }
-    Ok(found)
+/// What would harm the child's istiod is said and not given to it.
+async fn withheld(link: &Link, reason: &str) -> Result<()> {
+    let kind = "DiscoveryReady";
+    let why = scenario::refused(&link.management, "child1", kind, reason, SOON).await?;
+    progress::step(&why);
+    let found = plane::remote_secrets(&link.child).await?;
+    ensure!(found.is_empty(), "the child has {found:?}");
+    Ok(())
 }
 
 /// The clusters that an istiod knows, with the Secret that each comes from and its state.
@@ -281,17 +186,8 @@ async fn reads(link: &Link) -> Result<()> {
     let entries = link.child.kubectl(&path).await?;
     ensure!(entries.trim().is_empty(), "entries: {entries}");
     for cluster in [&link.region, &link.management] {
-        let args = [
-            "get",
-            "secrets",
-            "-A",
-            "-l",
-            "istio/multiCluster=true",
-            "-o",
-            "name",
-        ];
-        let found = cluster.kubectl(&args).await?;
-        ensure!(found.trim().is_empty(), "{} has {found}", cluster.name());
+        let found = plane::remote_secrets(cluster).await?;
+        ensure!(found.is_empty(), "{} has {found:?}", cluster.name());
     }
     // The agents ask istiod themselves.
     let args = [
@@ -384,6 +280,23 @@ async fn collision(link: &Link) -> Result<()> {
     ensure!(why.contains(name), "{why}");
     works?;
     link.whole().await
+}
+
+/// The region is labelled with the network of the child: istiod would call pods of one from the other.
+async fn network_twice(link: &Link) -> Result<()> {
+    let label = async |value: &str| {
+        let label = format!("topology.istio.io/network{value}");
+        let args = ["label", "namespace", "istio-system", &label, "--overwrite"];
+        link.region.kubectl(&args).await
+    };
+    label("=child1-network").await?;
+    let kind = "DiscoveryReady";
+    let why = "RemoteNetworkTwice";
+    let why = scenario::refused(&link.management, "child1", kind, why, SOON).await;
+    label("-").await?;
+    progress::step(why?);
+    link.whole().await?;
+    works(link).await
 }
 
 /// The region's API server hangs while the child's istiod starts: it gives the region up, and that is said, with an event. It is
@@ -481,10 +394,12 @@ fn istiod_reads_regions_by_tokens_that_are_renewed_in_place() -> Result<()> {
         rights::of_the_token(&link).await?;
         renewed::nothing_at_rest(&link).await?;
         collision(&link).await?;
+        network_twice(&link).await?;
+        Box::pin(given_up(&link)).await?;
         renewed::set_life(&link, "10m").await?;
         healed(&link).await?;
+        // last: its tokens are dated ahead
         Box::pin(renewed::in_place(&link)).await?;
-        Box::pin(given_up(&link)).await?;
         left(&link).await
     })
 }

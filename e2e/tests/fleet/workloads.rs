@@ -8,7 +8,7 @@ mod lists;
 mod proxies;
 mod refusals;
 mod replicas;
-mod rights;
+pub(crate) mod rights;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -276,6 +276,10 @@ pub struct IstioOptions {
     #[serde(default = "token_life")]
     #[schemars(regex(pattern = r"^([0-9]+[smhd])+$"))]
     pub remote_token_lifetime: String,
+    /// Whether the accounts that istiods read regions as may read Secrets there: all of a region, its keys among them. No istiod from 1.30 on
+    /// reads a region for long without that, so `remoteSecrets` is refused to it otherwise.
+    #[serde(default)]
+    pub remote_read_secrets: bool,
     /// Which objects open the gateway of a region.
     #[serde(default)]
     pub gateway: GatewayFlavour,
@@ -303,6 +307,7 @@ impl Default for IstioOptions {
             revision: revision(),
             discovery: Discovery::default(),
             remote_token_lifetime: token_life(),
+            remote_read_secrets: false,
             gateway: GatewayFlavour::default(),
             tracing_provider: None,
             callers: IstioCallers::default(),

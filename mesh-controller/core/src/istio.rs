@@ -56,6 +56,8 @@ pub struct IstioRules {
     pub discovery: Discovery,
     /// How long the tokens in remote secrets are to live.
     pub token_life: Lifetime,
+    /// The accounts that consumers' istiods read regions as may read Secrets there.
+    pub read_secrets: bool,
     /// How gateways are opened.
     pub flavour: Flavour,
     /// Extension provider that sidecars in namespace kof send traces to.
@@ -84,6 +86,7 @@ impl Default for IstioRules {
             revision: DEFAULT_REVISION.to_owned(),
             discovery: Discovery::default(),
             token_life: Lifetime::from_secs(24 * 3600),
+            read_secrets: false,
             flavour: Flavour::default(),
             tracing: None,
             accounts: [(Caller::Child, all.clone()), (Caller::Management, all)].into(),

@@ -20,7 +20,7 @@ use self::{
 };
 pub(crate) use self::{
     istio::hosts,
-    remotes::{collision, takes},
+    remotes::{refusal, takes},
 };
 use crate::{
     conditions::{self, PathReport, Verdict},

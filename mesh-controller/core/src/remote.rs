@@ -4,6 +4,7 @@
 //! reader account in the region, and one Secret in the consumer that holds a short-lived token of it. Nothing else ever gets one, so that
 //! what may read what forms no circle.
 
+mod fit;
 mod told;
 
 use std::{
@@ -20,6 +21,7 @@ use crate::{
     names::ClusterName,
 };
 
+pub use fit::unfit;
 pub use told::{PATIENCE, Said, Synced, Track, worst};
 
 /// How long istiod may take over a change of a remote secret before it is told. It takes a tenth of a second, and gives up after 30 of them
@@ -257,8 +259,8 @@ pub struct Link<'a> {
     pub facts: &'a RemoteFacts,
     /// The region's API server, or why it cannot be named.
     pub server: &'a Result<Server, Obstacle>,
-    /// What would make istiod mistake one cluster for another.
-    pub collision: Option<&'a Obstacle>,
+    /// Why istiod must not be given it: it would mistake one cluster for another, or crash.
+    pub refusal: Option<&'a Obstacle>,
     /// An istiod was seen there.
     pub istiod: bool,
     /// The account in the region is there.
@@ -299,9 +301,9 @@ impl Link<'_> {
             }
             Some(there) if !self.is_stale(there, now) => return Step::Keep,
             Some(_) => {}
-            // What istiod has learnt is not taken away from it; something new that it would mistake is not given to it.
+            // What istiod has learnt is not taken away from it; something new that would harm it is not given to it.
             None => {
-                if let Some(why) = self.collision {
+                if let Some(why) = self.refusal {
                     return Step::Wait(why.clone());
                 }
                 if !self.istiod {

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use mesh_e2e::progress;
 
-use super::{Field, Helm, NAMESPACE, RELEASE, chart, says, with_field};
+use super::{ESTABLISHED, Field, Helm, NAMESPACE, RELEASE, chart, says, with_field};
 
 /// Applies as such a tool does, and never by force: a field that somebody else set otherwise is an error.
 async fn apply(field: &Field, text: &str) -> Result<String> {
@@ -84,14 +84,7 @@ fn a_tool_that_applies_the_chart_again_is_never_contradicted() -> Result<()> {
             );
             // the first time the kind of the Mesh is not known yet
             if apply(&field, &text).await.is_err() {
-                let established = [
-                    "wait",
-                    "--for=condition=Established",
-                    "crd",
-                    "--all",
-                    "--timeout=30s",
-                ];
-                field.cluster.kubectl(&established).await?;
+                field.cluster.kubectl(&ESTABLISHED).await?;
                 apply(&field, &text).await?;
             }
             ready(&field).await?;

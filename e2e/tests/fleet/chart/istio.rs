@@ -12,7 +12,7 @@ use mesh_e2e::components::{self, ChartTools, Components, Istio};
 use mesh_e2e::{exec, paths};
 use serde_json::Value;
 
-use super::{Folder, Helm};
+use super::{ESTABLISHED, Folder, Helm};
 
 const KINDS: &str = include_str!("../../../stand-ins/delivery-crds.yaml");
 /// As a user of the Istio plane says it.
@@ -122,14 +122,7 @@ fn istio_is_delivered_by_objects_that_k0rdent_knows() -> Result<()> {
         .block_on(async {
             let server = Server::start(&components, &folder.0).await?;
             server.apply(&folder.0, KINDS, &[]).await?;
-            let established = [
-                "wait",
-                "--for=condition=Established",
-                "crd",
-                "--all",
-                "--timeout=30s",
-            ];
-            server.kubectl(&established).await?;
+            server.kubectl(&ESTABLISHED).await?;
             server
                 .kubectl(&["create", "namespace", "kcm-system"])
                 .await?;

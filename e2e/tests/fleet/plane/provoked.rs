@@ -1,4 +1,4 @@
-//! What stands in the way of a path is told apart, in status, by the pod that asks through a sidecar of its own.
+//! What stands in the way of a path is told apart, in the status of who calls.
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_e2e::{progress, scenario, wait_for};
@@ -10,26 +10,25 @@ use crate::{Link, PODS, SOON};
 /// Provokes them one after the other, each from a path that works and back to one.
 pub(super) async fn each_class(link: &Link) -> Result<()> {
     link.whole().await?;
-    connect(link).await.context("nobody listens")?;
-    tls(link).await.context("somebody else's certificate")?;
+    // the node answers there, and has nothing behind that port
+    answered_by(link, 15_443, "ConnectFailed")
+        .await
+        .context("nobody listens")?;
+    // the region's API server: it speaks TLS, with a certificate of another authority
+    answered_by(link, 6443, "TlsFailed")
+        .await
+        .context("somebody else's certificate")?;
     policy(link).await.context("a policy of somebody else")?;
     upstream(link).await.context("no storage")?;
+    deadline(link).await.context("a storage that hangs")?;
+    identity(link).await.context("another account")?;
     name(link).await.context("no name server")
 }
 
-async fn connect(link: &Link) -> Result<()> {
-    // the node answers there, and has nothing behind that port
-    set_gateway(link, Some((&link.region.node_address(), 15_443))).await?;
-    let told = told(link, "ConnectFailed").await;
-    set_gateway(link, None).await?;
-    told?;
-    link.whole().await
-}
-
-async fn tls(link: &Link) -> Result<()> {
-    // the region's API server: it speaks TLS, with a certificate of another authority
-    set_gateway(link, Some((&link.region.node_address(), 6443))).await?;
-    let told = told(link, "TlsFailed").await;
+/// Another port of the region's node stands for its gateway.
+async fn answered_by(link: &Link, port: u16, reason: &str) -> Result<()> {
+    set_gateway(link, Some((&link.region.node_address(), port))).await?;
+    let told = told(link, reason).await;
     set_gateway(link, None).await?;
     told?;
     link.whole().await
@@ -55,6 +54,78 @@ async fn upstream(link: &Link) -> Result<()> {
     scale(&link.region, ("kof", "victoria-metrics"), 1).await?;
     told?;
     link.whole().await
+}
+
+/// The storage takes the request and never answers.
+async fn deadline(link: &Link) -> Result<()> {
+    let label = "app=victoria-metrics";
+    let first = "jsonpath={.items[0].metadata.name}";
+    let args = ["-n", "kof", "get", "pods", "-l", label, "-o", first];
+    let pod = link.region.kubectl(&args).await?;
+    scenario::freeze_pod(&link.region, "kof", pod.trim(), "victoria-metrics").await?;
+    let told = told(link, "DeadlineExceeded").await;
+    link.region.kill_pods("kof", label).await?;
+    told?;
+    link.whole().await
+}
+
+/// Who answers behind the region's gateway becomes another account while no controller is there to say so.
+async fn identity(link: &Link) -> Result<()> {
+    let controller = ("istio-system", "mesh-controller");
+    scale(&link.management, controller, 0).await?;
+    let told = async {
+        account(link, "somebody-else").await?;
+        let replicas = "jsonpath={.status.replicas}";
+        let args = [
+            "-n",
+            "istio-system",
+            "get",
+            "meshagent",
+            "mesh",
+            "-o",
+            replicas,
+        ];
+        wait_for("the agents to say ServerIdentityRefused", PODS, || async {
+            let said = link.child.kubectl(&args).await?;
+            let refused = said.contains("\"reason\":\"ServerIdentityRefused\"");
+            Ok(if refused { Ok(()) } else { Err(said) })
+        })
+        .await
+    }
+    .await;
+    scale(&link.management, controller, 2).await?;
+    told?;
+    // the account is followed
+    link.whole().await?;
+    account(link, "vmauth-cluster").await?;
+    link.whole().await
+}
+
+/// The account of the region's storage.
+async fn account(link: &Link, name: &str) -> Result<()> {
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name, "namespace": "kof" } });
+    link.region.apply(&account.to_string()).await?;
+    let change = json!({ "spec": { "template": { "spec": { "serviceAccountName": name } } } });
+    let change = change.to_string();
+    let args = [
+        "-n",
+        "kof",
+        "patch",
+        "deployment",
+        "vmauth-cluster",
+        "-p",
+        &change,
+    ];
+    link.region.kubectl(&args).await?;
+    let done = [
+        "-n",
+        "kof",
+        "rollout",
+        "status",
+        "deployment/vmauth-cluster",
+        "--timeout=60s",
+    ];
+    link.region.kubectl(&done).await.map(drop)
 }
 
 async fn name(link: &Link) -> Result<()> {

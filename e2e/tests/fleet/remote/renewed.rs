@@ -7,7 +7,7 @@ use mesh_e2e::audit::{Mark, Write};
 use mesh_e2e::{Cluster, progress, scenario};
 
 use super::{READER, SECRET, endpoints, many, secret};
-use crate::{Link, renewal};
+use crate::{Link, renewal, rest};
 
 /// How far the clock of the controller, who decides what is due, is ahead: a token of ten minutes seems to have three left then.
 const AHEAD: &str = "+7m";
@@ -38,33 +38,7 @@ fn tokens(region: &Cluster, since: Mark) -> Result<usize> {
 
 /// Nothing is written while nothing happens, and a controller that starts anew finds everything as it should be.
 pub(super) async fn nothing_at_rest(link: &Link) -> Result<()> {
-    // What starting pods still had to say is said within this.
-    tokio::time::sleep(Duration::from_secs(15)).await;
-    let clusters = [&link.management, &link.region, &link.child];
-    let mut marks = Vec::new();
-    for cluster in clusters {
-        marks.push(cluster.audit_mark()?);
-    }
-    tokio::time::sleep(Duration::from_mins(1)).await;
-    for (cluster, mark) in clusters.into_iter().zip(marks) {
-        let ours = |write: &Write| {
-            let who = [
-                "mesh-controller",
-                "mesh-agent",
-                "mesh-probe",
-                "kubernetes-admin",
-            ];
-            who.iter().any(|who| write.user.username.contains(who)) && !write.is_lease()
-        };
-        let writes = cluster.audit_writes(mark, ours)?;
-        ensure!(
-            writes.is_empty(),
-            "{}: {} writes, first {:?}",
-            cluster.name(),
-            writes.len(),
-            writes.first()
-        );
-    }
+    rest::nothing_is_written(link).await?;
     let (child, region) = (link.child.audit_mark()?, link.region.audit_mark()?);
     renewal::restart(link).await?;
     link.whole().await?;
@@ -82,10 +56,8 @@ pub(super) async fn nothing_at_rest(link: &Link) -> Result<()> {
 
 /// How long the tokens live that are made from now on; those that are there stay as they are.
 pub(super) async fn set_life(link: &Link, life: &str) -> Result<()> {
-    let change = serde_json::json!({ "spec": { "istio": { "remoteTokenLifetime": life } } });
-    let change = change.to_string();
-    let args = ["patch", "mesh", "default", "--type=merge", "-p", &change];
-    link.management.kubectl(&args).await.map(drop)
+    let rules = serde_json::json!({ "remoteTokenLifetime": life });
+    super::decide(link, &rules).await
 }
 
 /// When the token in the Secret was issued, and the Secret's UID.
@@ -105,9 +77,11 @@ pub(super) async fn in_place(link: &Link) -> Result<()> {
     let plain = scenario::product()?;
     link.management.load_image_as(&ahead, &plain.name).await?;
     let (child, region) = (link.child.audit_mark()?, link.region.audit_mark()?);
+    // one is due as soon as there is a controller whose clock says so
+    let first = issued(link).await?;
     let result = async {
         renewal::restart(link).await?;
-        polled(link).await
+        polled(link, first).await
     }
     .await;
     // Counted before anything is put back.
@@ -131,8 +105,8 @@ pub(super) async fn in_place(link: &Link) -> Result<()> {
     Ok(())
 }
 
-async fn polled(link: &Link) -> Result<usize> {
-    let (mut last, uid) = issued(link).await?;
+async fn polled(link: &Link, first: (String, Option<String>)) -> Result<usize> {
+    let (mut last, uid) = first;
     let started = Instant::now();
     let (mut renewals, mut asked, mut looks, mut after) = (0, 0_u32, 0_u32, 0_u32);
     let mut failures: Vec<String> = Vec::new();

@@ -160,59 +160,201 @@ fn the_agent_may_do_what_it_needs_and_nothing_else() -> Result<()> {
             ["patch", "/namespaces", "", "workloads"],
             ["patch", "/nodes", "", "child1-node"],
             ["get", "/nodes/proxy", "", "child1-node"],
+            // Istio's objects, where Istio carries nothing
+            ["create", "networking.istio.io/workloadentries", "kof", ""],
+            ["list", "networking.istio.io/gateways", "istio-system", ""],
         ];
         check(w.child(), "mesh-agent", (&needed, &refused)).await
     })
 }
 
+/// What the controller must be able to do on management.
+const CONTROLLER_NEEDS: &[Deed] = &[
+    ["get", "/secrets", "kcm-system", "child1-kubeconf"],
+    [
+        "patch",
+        "rbac.authorization.k8s.io/clusterroles",
+        "",
+        "mesh-agent",
+    ],
+    [
+        "delete",
+        "apiextensions.k8s.io/customresourcedefinitions",
+        "",
+        "meshagents.mesh.kof.k0rdent.mirantis.com",
+    ],
+    ["delete", "/namespaces", "", "kof"],
+    ["delete", "/secrets", "istio-system", "mesh-intermediate"],
+    [
+        "patch",
+        "networking.istio.io/envoyfilters",
+        "istio-system",
+        "mesh-probe",
+    ],
+    [
+        "delete",
+        "security.istio.io/peerauthentications",
+        "kof",
+        "mesh-strict",
+    ],
+];
+/// What it must not.
+const CONTROLLER_NEVER: &[Deed] = &[
+    [
+        "delete",
+        "rbac.authorization.k8s.io/clusterroles",
+        "",
+        "cluster-admin",
+    ],
+    [
+        "patch",
+        "rbac.authorization.k8s.io/clusterroles",
+        "",
+        "kof-istio-controller",
+    ],
+    [
+        "bind",
+        "rbac.authorization.k8s.io/clusterroles",
+        "",
+        "cluster-admin",
+    ],
+    [
+        "escalate",
+        "rbac.authorization.k8s.io/clusterroles",
+        "",
+        "mesh-agent",
+    ],
+    [
+        "delete",
+        "apiextensions.k8s.io/customresourcedefinitions",
+        "",
+        "meshes.mesh.kof.k0rdent.mirantis.com",
+    ],
+    [
+        "delete",
+        "apiextensions.k8s.io/customresourcedefinitions",
+        "",
+        "clusterdeployments.k0rdent.mirantis.com",
+    ],
+    ["delete", "/namespaces", "", "kcm-system"],
+    ["patch", "/namespaces", "", "kube-system"],
+    // the root is made, and never changed or deleted
+    ["delete", "/secrets", "istio-system", "default-mesh-root"],
+    ["patch", "/secrets", "istio-system", "default-mesh-root"],
+    ["delete", "/secrets", "kcm-system", "child1-kubeconf"],
+    [
+        "delete",
+        "k0rdent.mirantis.com/clusterdeployments",
+        "kcm-system",
+        "child1",
+    ],
+    ["create", "/serviceaccounts/token", "kcm-system", "default"],
+    ["impersonate", "/users", "", "kubernetes-admin"],
+    ["create", "/pods/exec", "kof", "client"],
+    ["get", "/nodes/proxy", "", "management-node"],
+    // Istio's objects that are not its own, and those of a region, which management is not
+    [
+        "patch",
+        "networking.istio.io/envoyfilters",
+        "istio-system",
+        "another",
+    ],
+    [
+        "delete",
+        "security.istio.io/peerauthentications",
+        "kof",
+        "default",
+    ],
+    ["delete", "telemetry.istio.io/telemetries", "kof", "default"],
+    [
+        "create",
+        "security.istio.io/authorizationpolicies",
+        "kof",
+        "",
+    ],
+    ["create", "networking.istio.io/gateways", "istio-system", ""],
+    ["create", "networking.istio.io/virtualservices", "kof", ""],
+    ["patch", "apps/deployments", "kof", "client"],
+    [
+        "patch",
+        "admissionregistration.k8s.io/mutatingwebhookconfigurations",
+        "",
+        "istio-sidecar-injector",
+    ],
+    // remote secrets are management's to allow
+    ["patch", "/secrets", "istio-system", "mesh-remote-region1"],
+    [
+        "delete",
+        "/secrets",
+        "istio-system",
+        "istio-remote-secret-region1",
+    ],
+];
+
 #[test]
 fn the_controller_changes_and_deletes_on_management_only_what_it_makes() -> Result<()> {
     with_link("controller-rights", |link| async move {
-        let rbac = "rbac.authorization.k8s.io/clusterroles";
-        let crds = "apiextensions.k8s.io/customresourcedefinitions";
-        let needed = [
-            ["get", "/secrets", "kcm-system", "child1-kubeconf"],
-            ["patch", rbac, "", "mesh-agent"],
-            [
-                "delete",
-                crds,
-                "",
-                "meshagents.mesh.kof.k0rdent.mirantis.com",
-            ],
-            ["delete", "/namespaces", "", "kof"],
-            ["delete", "/secrets", "istio-system", "mesh-intermediate"],
-        ];
-        let refused = [
-            ["delete", rbac, "", "cluster-admin"],
-            ["patch", rbac, "", "kof-istio-controller"],
-            ["bind", rbac, "", "cluster-admin"],
-            ["escalate", rbac, "", "mesh-agent"],
-            ["delete", crds, "", "meshes.mesh.kof.k0rdent.mirantis.com"],
-            [
-                "delete",
-                crds,
-                "",
-                "clusterdeployments.k0rdent.mirantis.com",
-            ],
-            ["delete", "/namespaces", "", "kcm-system"],
-            ["patch", "/namespaces", "", "kube-system"],
-            // the root is made, and never changed or deleted
-            ["delete", "/secrets", "istio-system", "default-mesh-root"],
-            ["patch", "/secrets", "istio-system", "default-mesh-root"],
-            ["delete", "/secrets", "kcm-system", "child1-kubeconf"],
-            [
-                "delete",
-                "k0rdent.mirantis.com/clusterdeployments",
-                "kcm-system",
-                "child1",
-            ],
-            ["create", "/serviceaccounts/token", "kcm-system", "default"],
-            ["impersonate", "/users", "", "kubernetes-admin"],
-            ["create", "/pods/exec", "kof", "client"],
-            ["get", "/nodes/proxy", "", "management-node"],
-        ];
-        check(&link.management, "mesh-controller", (&needed, &refused)).await
+        let deeds = (CONTROLLER_NEEDS, CONTROLLER_NEVER);
+        check(&link.management, "mesh-controller", deeds).await
     })
+}
+
+/// What the accounts of a consumer in the Istio plane may do besides, and no more.
+pub(crate) async fn in_the_istio_plane(cluster: &Cluster) -> Result<()> {
+    let entries = "networking.istio.io/workloadentries";
+    let needed = [
+        ["create", entries, "kof", ""],
+        ["delete", entries, "kof", "any"],
+    ];
+    let refused = [
+        ["create", entries, "istio-system", ""],
+        ["list", entries, "", ""],
+        ["create", "networking.istio.io/serviceentries", "kof", ""],
+        [
+            "create",
+            "networking.istio.io/envoyfilters",
+            "istio-system",
+            "",
+        ],
+        [
+            "patch",
+            "networking.istio.io/gateways",
+            "istio-system",
+            "mesh-eastwest",
+        ],
+        [
+            "patch",
+            "security.istio.io/authorizationpolicies",
+            "kof",
+            "any",
+        ],
+        ["list", "/secrets", "istio-system", ""],
+        ["get", "/secrets", "istio-system", "mesh-remote-region1"],
+        ["patch", "apps/deployments", "istio-system", "istiod"],
+        ["get", "/configmaps", "istio-system", "istio"],
+    ];
+    check(cluster, "mesh-agent", (&needed, &refused)).await?;
+    let agents = "mesh.kof.k0rdent.mirantis.com/meshagents";
+    let status = "mesh.kof.k0rdent.mirantis.com/meshagents/status";
+    let needed = [
+        ["watch", agents, "istio-system", "mesh"],
+        ["patch", status, "istio-system", "mesh"],
+    ];
+    let refused = [
+        ["patch", agents, "istio-system", "mesh"],
+        ["patch", status, "istio-system", "another"],
+        ["list", agents, "istio-system", ""],
+        ["get", "/secrets", "istio-system", "mesh-intermediate"],
+        ["list", "/pods", "istio-system", ""],
+        ["create", entries, "kof", ""],
+        [
+            "create",
+            "certificates.k8s.io/certificatesigningrequests",
+            "",
+            "",
+        ],
+    ];
+    check(cluster, "mesh-probe", (&needed, &refused)).await
 }
 
 /// The API server allows what is needed, and nothing of what is to be refused.

@@ -253,6 +253,7 @@ fn istio(wished: &api::IstioOptions, refuse: Refuse<'_>) -> Result<IstioRules, O
             api::Discovery::Static => Discovery::Static,
             api::Discovery::RemoteSecrets => Discovery::RemoteSecrets,
         },
+        read_secrets: wished.remote_read_secrets,
         token_life: life(
             "spec.istio.remoteTokenLifetime",
             &wished.remote_token_lifetime,

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use mesh_core::{
-    istio::DEFAULT_REVISION,
+    istio::config_map,
     names::ClusterName,
     plan::IstioDelivery,
     remote::{Server, reader_account, secret_name},
@@ -24,10 +24,10 @@ pub const fn secret_kind() -> super::ManagedKind {
     kind("v1", "Secret", "secrets", true)
 }
 
-/// The accounts that consumers read this region as, and what those may do: what istiod watches in other clusters, and no Secret.
+/// The accounts that consumers read this region as, and what those may do: what istiod watches in other clusters.
 ///
 /// Which kinds these are is read from Istio 1.31 (`pkg/kube/multicluster/cluster.go`, `createWleConfigStore`, `NewConfigMapSource`).
-/// An istiod that is not told so (`PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER=false`, since 1.31) tries to read Secrets too, and is refused.
+/// It watches Secrets too; whether it may is the operator's to say.
 pub(super) fn readers(make: &Make<'_>, istio: &IstioDelivery) -> Vec<Rendered> {
     if istio.readers.is_empty() {
         return Vec::new();
@@ -37,19 +37,20 @@ pub(super) fn readers(make: &Make<'_>, istio: &IstioDelivery) -> Vec<Rendered> {
         |name: &String| json!({ "kind": "ServiceAccount", "name": name, "namespace": NAMESPACE });
     let subjects: Vec<Value> = accounts.iter().map(subject).collect();
     let read = |group: &str, resources: &[&str]| json!({ "apiGroups": [group], "resources": resources, "verbs": ["get", "list", "watch"] });
-    let rules = [
+    let mut rules = vec![
         read("", &["namespaces", "nodes", "pods", "services"]),
         read("apiextensions.k8s.io", &["customresourcedefinitions"]),
         read("discovery.k8s.io", &["endpointslices"]),
         read("gateway.networking.k8s.io", &["gateways"]),
         read("networking.istio.io", &["workloadentries"]),
     ];
+    if istio.read_secrets {
+        rules.push(
+            json!({ "apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"] }),
+        );
+    }
     let mut config = read("", &["configmaps"]);
-    let map = if istio.revision == DEFAULT_REVISION {
-        "istio".to_owned()
-    } else {
-        format!("istio-{}", istio.revision)
-    };
+    let map = config_map(&istio.revision);
     super::member::merge(&mut config, json!({ "resourceNames": [map] }));
     let bound = |kind: &str| json!({ "subjects": subjects, "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": READER } });
     // Its token is asked for by name; pods have no use for it.

@@ -15,6 +15,7 @@ use super::*;
 
 mod istio;
 mod probe;
+mod rights;
 
 fn settings() -> MemberSettings {
     MemberSettings {

@@ -2,11 +2,11 @@
 
 use super::View;
 use crate::{
-    facts::{MemberFacts, Obstacle},
+    facts::Obstacle,
     istio::Plane,
     names::ClusterName,
-    plan::{collision, takes},
-    remote::{SYNC_DEADLINE, Said, SecretFacts, Step, Synced, secret_name},
+    plan::{refusal, takes},
+    remote::{SYNC_DEADLINE, Said, SecretFacts, Step, Synced, Takeover, secret_name},
 };
 
 impl View<'_> {
@@ -14,7 +14,8 @@ impl View<'_> {
     pub(super) fn remotes(&self) -> Result<Vec<String>, Obstacle> {
         let mut notes = Vec::new();
         for (region, pair) in self.pairs {
-            if let Some(why) = collision(self.seat, self.member, (region, self.regions)) {
+            let at = (region, self.regions);
+            if let Some(why) = refusal(self.facts, self.seat, self.member, at) {
                 return Err(why);
             }
             notes.extend(self.remote(region, &pair.step)?);
@@ -86,7 +87,7 @@ impl View<'_> {
             return Ok(None);
         };
         let note = note.as_deref().unwrap_or("nobody knows why");
-        let hint = match state {
+        match state {
             Synced::Synced => return Ok(None),
             // What it was told before it still knows.
             Synced::Unasked => {
@@ -94,8 +95,8 @@ impl View<'_> {
                     "istiod could not be asked about region {region}: {note}"
                 )));
             }
-            // Before 1.31 an istiod that may not read Secrets there says so for ever, and works.
-            Synced::Timeout if !can_leave_out_secrets(self.member) => return Ok(None),
+            // Before 1.30 an istiod that may not read Secrets there says so for ever, and works.
+            Synced::Timeout if self.times_out() => return Ok(None),
             Synced::Foreign => {
                 let message = format!(
                     "istiod reads region {region} by Secret {note}, which is not ours, and ignores istio-system/{}: delete it",
@@ -103,26 +104,18 @@ impl View<'_> {
                 );
                 return Err(Obstacle::new("RemoteSecretForeign", message));
             }
-            Synced::Timeout if !self.leaves_out_secrets() => {
-                "; it may not read Secrets there and must not try: set PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER=false on it"
-            }
-            Synced::Timeout | Synced::Syncing | Synced::Absent => "",
-        };
+            Synced::Timeout | Synced::Syncing | Synced::Absent => {}
+        }
         let message = format!(
-            "istiod says {} of region {region}, to which Secret istio-system/{} leads (istio.io/debug clusterz){hint}",
+            "istiod says {} of region {region}, to which Secret istio-system/{} leads (istio.io/debug clusterz)",
             state.as_str(),
             secret_name(region)
         );
         Err(Obstacle::new("RemoteNotSynced", message))
     }
 
-    fn leaves_out_secrets(&self) -> bool {
-        let mut istiods = self.member.istio.iter().flat_map(|seen| &seen.istiods);
-        istiods.all(|istiod| istiod.leaves_out_secrets)
+    /// Whether it cannot but fail to read everything, and works all the same.
+    fn times_out(&self) -> bool {
+        !self.facts.istio.read_secrets && takes(self.member) == Takeover::Anew
     }
-}
-
-/// Whether istiod has the switch by which it reads no Secrets of regions.
-fn can_leave_out_secrets(member: &MemberFacts) -> bool {
-    takes(member) == crate::remote::Takeover::InPlace
 }

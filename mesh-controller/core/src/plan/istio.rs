@@ -27,6 +27,8 @@ pub struct IstioDelivery {
     pub discovery: Discovery,
     /// The consumers whose istiod reads in it; only of a region.
     pub readers: BTreeSet<ClusterName>,
+    /// They may read Secrets.
+    pub read_secrets: bool,
     /// How its gateway is opened.
     pub flavour: Flavour,
     /// Extension provider for traces.
@@ -135,6 +137,7 @@ pub(super) fn istio_delivery(
         injects: seen.is_some_and(|seen| injects(seen, &rules.revision, member)),
         discovery: rules.discovery,
         readers: remote::readers(rules.discovery, &guests),
+        read_secrets: rules.read_secrets,
         flavour: rules.flavour,
         tracing: rules.tracing.clone(),
         doors: doors

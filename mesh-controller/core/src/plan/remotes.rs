@@ -9,7 +9,7 @@ use crate::{
     facts::{Facts, MemberFacts, Obstacle, Reach},
     istio::{self, Discovery, Plane},
     names::ClusterName,
-    remote::{Link, Pair, Pairs, server, stock_name, takeover},
+    remote::{Link, Pair, Pairs, server, stock_name, takeover, unfit},
 };
 
 /// The remote secrets of one consumer; `regions` are those that it calls, and nobody else's API server is ever read.
@@ -25,13 +25,13 @@ pub(super) fn pairs(
     let consumer = &seat.claim.cluster;
     let life = takes(member).life(facts.istio.token_life);
     let pair = |(region, peer): (&ClusterName, &Peer<'_>)| {
-        let collision = collision(seat, member, (region, regions));
+        let refusal = refusal(facts, seat, member, (region, regions));
         let link = Link {
             consumer,
             region,
             facts: &member.remote,
             server: &server(region, &peer.facts.remote),
-            collision: collision.as_ref(),
+            refusal: refusal.as_ref(),
             istiod: member
                 .istio
                 .as_ref()
@@ -75,8 +75,20 @@ fn has_account(region: &Peer<'_>, consumer: &ClusterName) -> bool {
     istio.is_some_and(|istio| istio.readers.contains(consumer))
 }
 
+/// Why the istiods of a consumer must not be given this region.
+pub(crate) fn refusal(
+    facts: &Facts,
+    seat: &Seat,
+    member: &MemberFacts,
+    pair: (&ClusterName, &BTreeMap<ClusterName, Peer<'_>>),
+) -> Option<Obstacle> {
+    let istiods = member.istio.as_ref().map(|seen| seen.istiods.as_slice());
+    unfit(istiods.unwrap_or_default(), facts.istio.read_secrets)
+        .or_else(|| collision(seat, member, pair))
+}
+
 /// What would make istiod mistake one cluster for another.
-pub(crate) fn collision(
+fn collision(
     seat: &Seat,
     member: &MemberFacts,
     (region, regions): (&ClusterName, &BTreeMap<ClusterName, Peer<'_>>),

@@ -33,7 +33,7 @@ fn secret(issued: i64, life: i64) -> SecretFacts {
 /// What is not as usual.
 #[derive(Clone, Copy, Default)]
 struct Odd {
-    collision: Option<&'static str>,
+    refusal: Option<&'static str>,
     server: Option<&'static str>,
     no_istiod: bool,
     no_account: bool,
@@ -42,7 +42,7 @@ struct Odd {
 /// What is decided about the pair child1, region1.
 fn decide(facts: &RemoteFacts, now: i64, odd: Odd) -> String {
     let why = |reason: &str| Obstacle::new(reason, "");
-    let collision = odd.collision.map(why);
+    let refusal = odd.refusal.map(why);
     let link = Link {
         consumer: &name("child1"),
         region: &name("region1"),
@@ -50,7 +50,7 @@ fn decide(facts: &RemoteFacts, now: i64, odd: Odd) -> String {
         server: &odd
             .server
             .map_or_else(|| Ok(far()), |reason| Err(why(reason))),
-        collision: collision.as_ref(),
+        refusal: refusal.as_ref(),
         istiod: !odd.no_istiod,
         account: !odd.no_account,
     };
@@ -136,7 +136,7 @@ fn a_secret_that_is_not_what_it_was_is_written_anew() {
 #[test]
 fn nothing_new_is_given_to_an_istiod_that_would_mistake_it() {
     let mistaken = || Odd {
-        collision: Some("RemoteSecretOwnId"),
+        refusal: Some("RemoteSecretOwnId"),
         ..Odd::default()
     };
     let no_istiod = || Odd {
@@ -325,7 +325,7 @@ fn what_changes_by_time_alone_is_looked_at_in_time() {
         region: &region,
         facts: &facts,
         server: &server,
-        collision: None,
+        refusal: None,
         istiod: true,
         account: true,
     };

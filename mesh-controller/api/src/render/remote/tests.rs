@@ -114,7 +114,7 @@ fn what_is_written_is_read_back() {
     assert!(facts.shape.is_some());
 }
 
-fn rendered(revision: &str, readers: &[&str]) -> Vec<Rendered> {
+fn rendered(revision: &str, readers: &[&str], read_secrets: bool) -> Vec<Rendered> {
     let settings = MemberSettings {
         image: String::new(),
         envoy_image: String::new(),
@@ -135,6 +135,7 @@ fn rendered(revision: &str, readers: &[&str]) -> Vec<Rendered> {
         injects: true,
         discovery: Discovery::RemoteSecrets,
         readers: readers.iter().map(|reader| name(reader)).collect(),
+        read_secrets,
         flavour: Flavour::Classic,
         tracing: None,
         doors: Vec::new(),
@@ -144,7 +145,7 @@ fn rendered(revision: &str, readers: &[&str]) -> Vec<Rendered> {
 
 #[test]
 fn readers_may_read_what_istiod_watches_and_nothing_else() {
-    let objects = rendered("default", &["child1", "management"]);
+    let objects = rendered("default", &["child1", "management"], false);
     let names: Vec<String> = objects
         .iter()
         .map(|o| format!("{} {}", o.kind.kind, o.name))
@@ -209,8 +210,24 @@ fn readers_may_read_what_istiod_watches_and_nothing_else() {
             .all(|o| crate::render::prunable().contains(&o.kind))
     );
     assert_eq!(
-        rendered("1-31", &["child1"])[3].body["rules"][0]["resourceNames"],
+        rendered("1-31", &["child1"], false)[3].body["rules"][0]["resourceNames"],
         json!(["istio-1-31"])
     );
-    assert!(rendered("default", &[]).is_empty());
+    assert!(rendered("default", &[], false).is_empty());
+}
+
+#[test]
+fn readers_list_secrets_where_an_operator_said_so() {
+    let secrets = |read_secrets: bool| {
+        let objects = rendered("default", &["child1"], read_secrets);
+        let rules = objects
+            .iter()
+            .flat_map(|o| o.body["rules"].as_array().cloned());
+        let mut rules = rules
+            .flatten()
+            .filter(|rule| rule["resources"] == json!(["secrets"]));
+        rules.next().map(|rule| rule["verbs"].clone())
+    };
+    assert_eq!(secrets(false), None);
+    assert_eq!(secrets(true), Some(json!(["list", "watch"])));
 }

@@ -65,6 +65,7 @@ fn in_istio(mut delivery: Delivery, doors: Vec<(Door, Entries)>) -> Delivery {
         injects: true,
         discovery: Discovery::Static,
         readers: BTreeSet::new(),
+        read_secrets: false,
         flavour: Flavour::Classic,
         tracing: None,
         doors,
@@ -72,7 +73,7 @@ fn in_istio(mut delivery: Delivery, doors: Vec<(Door, Entries)>) -> Delivery {
     delivery
 }
 
-fn region() -> Delivery {
+pub(super) fn region() -> Delivery {
     let guests = [
         ("child1", Caller::Child, Plane::Envoy),
         ("management", Caller::Management, Plane::Envoy),
@@ -80,7 +81,7 @@ fn region() -> Delivery {
     in_istio(delivery(Role::Region, "child1", &[]), open(&guests))
 }
 
-fn child() -> Delivery {
+pub(super) fn child() -> Delivery {
     let mut child = in_istio(delivery(Role::Child, "region1", &["192.0.2.1"]), Vec::new());
     let host = Host {
         service: "region1-vmauth".to_owned(),

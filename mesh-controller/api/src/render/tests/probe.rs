@@ -19,6 +19,7 @@ fn child(revision: &str) -> Delivery {
         injects: true,
         discovery: Discovery::Static,
         readers: BTreeSet::new(),
+        read_secrets: false,
         flavour: Flavour::Classic,
         tracing: None,
         doors: Vec::new(),

@@ -145,14 +145,13 @@ impl Member {
     }
 
     async fn keep_in_plane(&self, client: &Client, reads: Option<bool>) {
-        if reads.is_none() {
-            return std::future::pending().await;
+        match reads {
+            None => return std::future::pending().await,
+            Some(false) => return self.clear_remotes(client).await,
+            Some(true) => {}
         }
         let books = Mutex::new(Books::default());
         let bell = Notify::new();
-        if reads == Some(false) {
-            return self.clear_remotes(client).await;
-        }
         let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), NAMESPACE);
         let filter = Filter {
             labels: Some(format!("{}=true", labels::MULTI_CLUSTER)),

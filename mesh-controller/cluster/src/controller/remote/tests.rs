@@ -107,7 +107,7 @@ impl World {
             region: &region,
             facts: &facts,
             server: &server,
-            collision: None,
+            refusal: None,
             istiod: true,
             account: true,
         };

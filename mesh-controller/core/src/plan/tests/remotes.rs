@@ -2,24 +2,18 @@
 
 use super::*;
 use crate::{
-    istio::{Discovery, IstioFacts, Istiod},
+    istio::{Discovery, Istiod},
     remote::{Said, SecretFacts, Server, Step, Synced},
 };
-
-/// What is seen in a member whose istiod reads no Secrets elsewhere.
-fn istiod(cluster: &str) -> IstioFacts {
-    let mut seen = istio::istio(cluster);
-    seen.istiods[0].leaves_out_secrets = true;
-    seen
-}
 
 /// A fleet in the Istio plane whose regions have let in whom they are to let in.
 fn remote_fleet() -> Facts {
     let mut facts = fleet();
     facts.plane = Plane::Istio;
     facts.istio.discovery = Discovery::RemoteSecrets;
+    facts.istio.read_secrets = true;
     for (key, member) in &mut facts.members {
-        member.istio = Some(istiod(&key.name));
+        member.istio = Some(istio::istio(&key.name));
         member.remote.secrets = Some(BTreeMap::new());
         member.remote.server = Some(Server {
             url: format!("https://{}.example", key.name),
@@ -142,7 +136,7 @@ fn clusters_that_istiod_would_mistake_are_told_apart_before() {
     };
     let cases: [(&str, Change); 5] = [
         ("RemoteSecretOwnId", |facts, _| {
-            member_of(facts, "child1").istio = Some(istiod("region1"));
+            member_of(facts, "child1").istio = Some(istio::istio("region1"));
         }),
         ("RemoteSecretForeign", |facts, secret| {
             put(facts, "anything", secret(Some("region1")));
@@ -296,20 +290,19 @@ fn what_is_not_known_of_a_region_is_said_beside_what_is() {
 }
 
 #[test]
-fn an_istiod_that_tries_to_read_secrets_there_is_told_how_not_to() {
+fn an_istiod_that_may_not_read_secrets_is_not_given_what_it_cannot_read() {
     let mut facts = remote_fleet();
+    facts.istio.read_secrets = false;
+    let words = pairs(&facts).join("\n");
+    assert!(
+        words.contains("child1 > region1: RemoteReaderTooSmall"),
+        "{words}"
+    );
+    let verdict = verdict_of(&facts, "child1");
+    assert_eq!(verdict.reason, "RemoteReaderTooSmall");
+    // One that learns each region anew says for ever that it has not read everything, and works.
     issued(&mut facts, 60);
     says(&mut facts, Some(Synced::Timeout));
-    let hint = "PILOT_ENABLE_REMOTE_CREDENTIALS_CONTROLLER=false";
-    assert!(!verdict_of(&facts, "child1").message.contains(hint));
-    member_of(&mut facts, "child1")
-        .istio
-        .as_mut()
-        .unwrap()
-        .istiods[0]
-        .leaves_out_secrets = false;
-    assert!(verdict_of(&facts, "child1").message.contains(hint));
-    // One that cannot be told says so for ever.
     member_of(&mut facts, "child1")
         .istio
         .as_mut()
@@ -319,6 +312,8 @@ fn an_istiod_that_tries_to_read_secrets_there_is_told_how_not_to() {
     let told = verdict_of(&facts, "child1");
     assert_eq!(told.state, State::True);
     assert!(told.message.contains("30 days"), "{}", told.message);
+    facts.istio.read_secrets = true;
+    assert_eq!(verdict_of(&facts, "child1").reason, "RemoteNotSynced");
 }
 
 #[test]
