@@ -235,10 +235,10 @@ impl Keeper {
             certs => certs,
         };
         let entries = entries(&certs.map_err(|error| obstacle(&error))?);
-        let next = match decide(read.as_ref(), &entries, &wanted.marks) {
-            Next::Nothing if relabelled => Next::Write,
-            next => next,
-        };
+        let mut next = decide(read.as_ref(), &entries, &wanted.marks);
+        if relabelled && matches!(next, Next::Nothing) {
+            next = Next::Write;
+        }
         match next {
             Next::Nothing => {
                 let lists = entries.contains_key(LISTS).then(|| text(&entries, LISTS));

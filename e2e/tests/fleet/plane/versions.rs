@@ -1,11 +1,11 @@
 //! The longer list of names that kof had up to 1.6.
 
 use anyhow::{Result, ensure};
-use mesh_e2e::scenario;
+use mesh_e2e::{scenario, wait_for};
 use serde_json::json;
 
-use super::ask;
-use crate::{Link, SOON};
+use super::{QUERY, ask};
+use crate::{Link, PODS, SOON};
 
 const SERVICES: &str = include_str!("../../../manifests/kof-1.6.yaml");
 /// What a child asks of each name, and whether it may: what it may not ask has no name there.
@@ -34,27 +34,37 @@ pub(super) async fn kof_1_6(link: &Link) -> Result<()> {
     version(link, None).await?;
     link.region.delete(SERVICES).await?;
     asked?;
+    let url = format!("http://region1-vmauth:8427{QUERY}");
+    answered(link, "asker", &url, |seen| seen.contains("200 OK")).await?;
     link.whole().await
 }
 
 async fn asked(link: &Link) -> Result<()> {
-    link.whole().await?;
     for client in ["asker", "plain", "host"] {
         for (what, granted) in ASKED {
-            let seen = ask(&link.child, client, &format!("http://region1-{what}")).await;
-            let (yes, no) = (seen.contains("200 OK"), seen.contains("no such host"));
-            ensure!(
-                (yes, no) == (granted, !granted),
-                "{client} asks {what}: {seen}"
-            );
+            let url = format!("http://region1-{what}");
+            let right = if granted { "200 OK" } else { "no such host" };
+            answered(link, client, &url, |seen| seen.contains(right)).await?;
         }
-        let seen = ask(&link.child, client, "http://region1-vmauth:8427/health").await;
-        ensure!(
-            !seen.contains("200 OK"),
-            "{client} reaches a name of a later kof: {seen}"
-        );
+        // a name of a later kof
+        let url = "http://region1-vmauth:8427/health";
+        answered(link, client, url, |seen| !seen.contains("200 OK")).await?;
     }
-    Ok(())
+    link.whole().await
+}
+
+/// Waits until a pod of the child is told what is right.
+async fn answered(
+    link: &Link,
+    client: &str,
+    url: &str,
+    right: impl Fn(&str) -> bool + Send + Sync,
+) -> Result<()> {
+    wait_for(&format!("what {client} is told by {url}"), PODS, || async {
+        let seen = ask(&link.child, client, url).await;
+        Ok(if right(&seen) { Ok(()) } else { Err(seen) })
+    })
+    .await
 }
 
 async fn version(link: &Link, version: Option<&str>) -> Result<()> {

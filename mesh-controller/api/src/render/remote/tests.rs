@@ -222,7 +222,7 @@ fn readers_list_secrets_where_an_operator_said_so() {
         let objects = rendered("default", &["child1"], read_secrets);
         let rules = objects
             .iter()
-            .flat_map(|o| o.body["rules"].as_array().cloned());
+            .filter_map(|o| o.body["rules"].as_array().cloned());
         let mut rules = rules
             .flatten()
             .filter(|rule| rule["resources"] == json!(["secrets"]));
