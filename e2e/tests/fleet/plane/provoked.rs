@@ -56,15 +56,21 @@ async fn upstream(link: &Link) -> Result<()> {
     link.whole().await
 }
 
-/// The storage takes the request and never answers.
+/// The region's own mesh holds each request to its storage back for longer than a probe waits.
 async fn deadline(link: &Link) -> Result<()> {
-    let label = "app=victoria-metrics";
-    let first = "jsonpath={.items[0].metadata.name}";
-    let args = ["-n", "kof", "get", "pods", "-l", label, "-o", first];
-    let pod = link.region.kubectl(&args).await?;
-    scenario::freeze_pod(&link.region, "kof", pod.trim(), "victoria-metrics").await?;
+    let host = "victoria-metrics.kof.svc.cluster.local";
+    let slow = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": { "name": "slow", "namespace": "kof" },
+        "spec": { "hosts": [host], "http": [{
+            "fault": { "delay": { "percentage": { "value": 100 }, "fixedDelay": "30s" } },
+            "route": [{ "destination": { "host": host } }],
+        }] },
+    })
+    .to_string();
+    link.region.apply(&slow).await?;
     let told = told(link, "DeadlineExceeded").await;
-    link.region.kill_pods("kof", label).await?;
+    link.region.delete(&slow).await?;
     told?;
     link.whole().await
 }
