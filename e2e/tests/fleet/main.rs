@@ -8,6 +8,7 @@ mod chart;
 mod dead;
 mod enrolment;
 mod faults;
+mod leftovers;
 mod link;
 mod outages;
 mod plane;

@@ -107,7 +107,7 @@ pub fn leftovers(found: &BTreeSet<Found>, scene: &Scene<'_>) -> Vec<Leftover> {
         let message = match &found.what {
             What::Remote { clusters } => remote(clusters, scene)?,
             What::Token { account } => token(account),
-            What::Wide { hosts } => wide(hosts)?,
+            What::Wide { hosts } => wide(hosts),
             What::Issuer { secret } => issuer(secret, scene)?,
             What::Authority { secret, issuer } => {
                 let above = issuers.get(issuer.as_str()).copied();
@@ -153,15 +153,13 @@ fn token(account: &str) -> String {
     )
 }
 
-fn wide(hosts: &BTreeSet<String>) -> Option<String> {
+fn wide(hosts: &BTreeSet<String>) -> String {
     let hosts: Vec<&String> = hosts.iter().collect();
-    let hosts = list(&hosts);
-    (!hosts.is_empty()).then(|| {
-        format!(
-            "opens every Service that {hosts} stands for to other networks, past the contract of the mesh; ours opens the contract's names and no \
-             others. Delete it, unless something else of yours is reached by it"
-        )
-    })
+    format!(
+        "opens every Service that {} stands for to other networks, past the contract of the mesh; ours opens the contract's names and no others. \
+         Delete it, unless something else of yours is reached by it",
+        list(&hosts)
+    )
 }
 
 fn issuer(secret: &str, scene: &Scene<'_>) -> Option<String> {

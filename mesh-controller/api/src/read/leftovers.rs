@@ -72,11 +72,8 @@ pub fn left_gateway(meta: &ObjectMeta, data: &Value) -> Option<Found> {
         name.starts_with('*')
     });
     let hosts: BTreeSet<String> = hosts.collect();
-    found(meta, What::Wide { hosts }).filter(|found| !is_narrow(&found.what))
-}
-
-fn is_narrow(what: &What) -> bool {
-    matches!(what, What::Wide { hosts } if hosts.is_empty())
+    (!hosts.is_empty()).then_some(())?;
+    found(meta, What::Wide { hosts })
 }
 
 /// An Issuer of cert-manager that signs with a CA.

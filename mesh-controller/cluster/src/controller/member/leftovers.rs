@@ -100,3 +100,6 @@ impl Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
