@@ -34,8 +34,11 @@ fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a String> {
 #[must_use]
 pub fn left_remote(meta: &ObjectMeta) -> Option<Found> {
     let fields = meta.managed_fields.iter().flatten();
-    let fields = fields.filter_map(|entry| entry.fields_v1.as_ref()?.0.get("f:data")?.as_object());
-    let keys = fields.flat_map(|data| data.keys().take(MOST));
+    let fields = fields.filter_map(|entry| entry.fields_v1.as_ref());
+    // Who applied it on the server manages the field that he wrote, which is not the one that is there.
+    let data = fields.flat_map(|fields| [fields.0.get("f:data"), fields.0.get("f:stringData")]);
+    let data = data.filter_map(|data| data?.as_object());
+    let keys = data.flat_map(|data| data.keys().take(MOST));
     let keys = keys.filter_map(|key| key.strip_prefix("f:").map(str::to_owned));
     let said = annotation(meta, labels::REMOTE_CLUSTER).cloned();
     let clusters: BTreeSet<String> = keys.chain(said).take(MOST).collect();

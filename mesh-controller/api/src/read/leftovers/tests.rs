@@ -34,6 +34,10 @@ fn a_remote_secret_shows_its_clusters_without_being_opened() {
     };
     let by_keys = meta(&json!({ "managedFields": keys }));
     assert_eq!(clusters(&by_keys), names(&["region1", "region2"]));
+    let applied = json!([{ "manager": "argocd", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+        "fieldsV1": { "f:stringData": { "f:region4": {} } } }]);
+    let by_apply = meta(&json!({ "managedFields": applied }));
+    assert_eq!(clusters(&by_apply), names(&["region4"]));
     let by_note = meta(&json!({ "annotations": { "networking.istio.io/cluster": "region3" } }));
     assert_eq!(clusters(&by_note), names(&["region3"]));
     assert_eq!(clusters(&meta(&json!({}))), names(&[]));
