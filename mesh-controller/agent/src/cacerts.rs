@@ -66,19 +66,19 @@ fn is_ours(read: &SecretSeen, marks: &BTreeMap<String, String>) -> bool {
     marks.iter().all(ours)
 }
 
-/// What is there, as ours where it was: a cluster that was a member before, and may have left without anybody cleaning up, is known again by
-/// the intermediate in the Secret. The mesh's root made it for this member and nobody else, whatever the labels say.
-fn taken_back(read: SecretSeen, wanted: &Wanted) -> SecretSeen {
+/// The Secret as ours, where it was and does not say so any more: a cluster that was a member before is known again by the intermediate in
+/// it. The mesh's root has made that for this member and nobody else, whatever the labels say.
+fn taken_back(read: &SecretSeen, wanted: &Wanted) -> Option<SecretSeen> {
     let certificate = text(&read.data, CERTIFICATE);
     let root = &wanted.spec.root.certificate;
-    if is_ours(&read, &wanted.marks)
+    if is_ours(read, &wanted.marks)
         || !was_intermediate(&certificate, root, (&wanted.mesh, &wanted.cluster))
     {
-        return read;
+        return None;
     }
-    let mut labels = read.labels;
-    labels.extend(wanted.marks.clone());
-    SecretSeen { labels, ..read }
+    let mut ours = read.clone();
+    ours.labels.extend(wanted.marks.clone());
+    Some(ours)
 }
 
 /// An entry as text.
@@ -87,7 +87,12 @@ fn text(entries: &Entries, name: &str) -> String {
     String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
 }
 
-fn decide(read: Option<&SecretSeen>, wanted: &Entries, marks: &BTreeMap<String, String>) -> Next {
+/// What is to be done about what is there, which may just have been taken back: then its labels are to be written.
+fn decide(
+    (read, is_back): (Option<&SecretSeen>, bool),
+    wanted: &Entries,
+    marks: &BTreeMap<String, String>,
+) -> Next {
     let Some(read) = read else {
         return Next::Write;
     };
@@ -100,7 +105,7 @@ fn decide(read: Option<&SecretSeen>, wanted: &Entries, marks: &BTreeMap<String, 
             ),
         ));
     }
-    if read.data == *wanted {
+    if read.data == *wanted && !is_back {
         return Next::Nothing;
     }
     let (old, new) = (text(&read.data, ROOTS), text(wanted, ROOTS));
@@ -200,9 +205,9 @@ impl Keeper {
     ) -> Result<Looked, Obstacle> {
         let io = |error: AgentIoError| obstacle(&error);
         let read = self.cluster.read_cacerts().await.map_err(io)?;
-        let labels = read.as_ref().map(|read| read.labels.clone());
-        let read = read.map(|read| taken_back(read, wanted));
-        let relabelled = labels != read.as_ref().map(|read| read.labels.clone());
+        let back = read.as_ref().and_then(|read| taken_back(read, wanted));
+        let is_back = back.is_some();
+        let read = back.or(read);
         let is_wished = wish.issuer == WorkloadIssuer::Istiod;
         if !is_wished && !read.as_ref().is_some_and(|it| is_ours(it, &wanted.marks)) {
             return Ok(Looked::Rest(Cacerts::default()));
@@ -235,11 +240,7 @@ impl Keeper {
             certs => certs,
         };
         let entries = entries(&certs.map_err(|error| obstacle(&error))?);
-        let mut next = decide(read.as_ref(), &entries, &wanted.marks);
-        if relabelled && matches!(next, Next::Nothing) {
-            next = Next::Write;
-        }
-        match next {
+        match decide((read.as_ref(), is_back), &entries, &wanted.marks) {
             Next::Nothing => {
                 let lists = entries.contains_key(LISTS).then(|| text(&entries, LISTS));
                 Ok(Looked::Rest(Cacerts {

@@ -24,9 +24,11 @@ fn only_what_is_absent_or_ours_is_written_and_only_as_istiod_takes_it() {
     let marks = BTreeMap::from([("m".to_owned(), "1".to_owned())]);
     let ours = [("m", "1"), ("another", "label")];
     let wanted = with(&a, "k");
-    let decided = |read: Option<SecretSeen>| decide(read.as_ref(), &wanted, &marks);
+    let decided = |read: Option<SecretSeen>| decide((read.as_ref(), false), &wanted, &marks);
     assert_eq!(decided(None), Next::Write);
     assert_eq!(decided(Some(seen(&wanted, &ours))), Next::Nothing);
+    let back = seen(&wanted, &ours);
+    assert_eq!(decide((Some(&back), true), &wanted, &marks), Next::Write);
     assert_eq!(decided(Some(seen(&with(&a, "old"), &ours))), Next::Write);
     let both = format!("{a}{b}");
     assert_eq!(decided(Some(seen(&with(&both, "k"), &ours))), Next::Write);
@@ -60,17 +62,25 @@ fn what_was_ours_is_known_by_its_certificate_and_not_by_its_labels() {
         let (first, _) = chain.split_once(end).unwrap();
         format!("{first}{end}")
     };
-    let left = |certificate: String| {
-        let entry = Zeroizing::new(certificate.into_bytes());
+    let left = |certificate: &str, labels: &[(&str, &str)]| {
+        let entry = Zeroizing::new(certificate.as_bytes().to_vec());
         let data = Entries::from([(CERTIFICATE.to_owned(), entry)]);
-        taken_back(seen(&data, &[("another", "label")]), &wanted)
+        taken_back(&seen(&data, labels), &wanted)
     };
-    let own = left(intermediate(&mesh, &wanted));
-    assert!(is_ours(&own, &wanted.marks));
+    let other = [("another", "label")];
+    let own = intermediate(&mesh, &wanted);
+    let back = left(&own, &other).unwrap();
+    assert!(is_ours(&back, &wanted.marks));
     assert!(
-        own.labels.contains_key("another"),
+        back.labels.contains_key("another"),
         "what others put there stays"
     );
+    let marks: Vec<(&str, &str)> = wanted
+        .marks
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
+        .collect();
+    assert!(left(&own, &marks).is_none(), "it says so itself");
     let mut sibling = wanted.clone();
     sibling.cluster = "child2".parse().unwrap();
     for (certificate, whose) in [
@@ -79,6 +89,6 @@ fn what_was_ours_is_known_by_its_certificate_and_not_by_its_labels() {
         (mesh.root_pem.clone(), "the root itself"),
         (String::new(), "nothing"),
     ] {
-        assert!(!is_ours(&left(certificate), &wanted.marks), "{whose}");
+        assert!(left(&certificate, &other).is_none(), "{whose}");
     }
 }

@@ -487,3 +487,37 @@ fn one_whose_source_cannot_be_read_is_kept_also_by_a_controller_that_never_could
         .see(Seen::Deleted(Key::new(NAMESPACE, "region1")));
     assert!(matches!(work(&state), Some(Job::Dismiss { .. })));
 }
+
+#[test]
+fn what_others_left_stays_told_until_somebody_has_looked_again() {
+    let mut state = state();
+    stand(&mut state, |object| {
+        with_status(object);
+        let left = mesh_api::member::Leftover {
+            object: "Secret istio-system/x".to_owned(),
+            message: String::new(),
+        };
+        object.status.as_mut().unwrap().leftovers.push(left);
+    });
+    let missing = Obstacle::new("RootMissing", "gone");
+    state
+        .roots
+        .insert("default".to_owned(), Err(missing.clone()));
+    let observed = Observed {
+        reach: Reach::Lost(missing),
+        ..Observed::default()
+    };
+    state.observed.insert(key(), observed);
+    let told = |state: &State| {
+        let found = look(state, &constants(), now());
+        let mut jobs = jobs(state, &found, now());
+        match jobs.remove(&JobId::MemberStatus(key())) {
+            Some(Job::Tell { status, .. }) => status.leftovers.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    state.observed.get_mut(&key()).unwrap().access = mesh_core::facts::Access::Found;
+    assert_eq!(told(&state), 1);
+    state.observed.get_mut(&key()).unwrap().leftovers = Some(BTreeSet::new());
+    assert_eq!(told(&state), 0);
+}
