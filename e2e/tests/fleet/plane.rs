@@ -8,6 +8,8 @@ mod passes;
 mod provoked;
 mod versions;
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use mesh_e2e::components::Istio;
 use mesh_e2e::istio::{self, Options, Programs};
@@ -243,6 +245,21 @@ pub(crate) async fn ours(cluster: &Cluster) -> Result<Vec<String>> {
         found.extend(named(&kinds.join(",")).await?);
     }
     Ok(found)
+}
+
+/// Waits until an agent of a cluster has these words in its status.
+pub(crate) async fn agents_say(cluster: &Cluster, words: &str, deadline: Duration) -> Result<()> {
+    let path = "jsonpath={.status.replicas}";
+    let args = ["-n", "istio-system", "get", "meshagent", "mesh", "-o", path];
+    wait_for(&format!("an agent to say {words}"), deadline, || async {
+        let said = cluster.kubectl(&args).await?;
+        Ok(if said.contains(words) {
+            Ok(())
+        } else {
+            Err(said)
+        })
+    })
+    .await
 }
 
 /// The Secrets by which an istiod reads other clusters, whosever they are.

@@ -190,21 +190,8 @@ async fn reads(link: &Link) -> Result<()> {
         ensure!(found.is_empty(), "{} has {found:?}", cluster.name());
     }
     // The agents ask istiod themselves.
-    let args = [
-        "-n",
-        "istio-system",
-        "get",
-        "meshagent",
-        "mesh",
-        "-o",
-        "jsonpath={.status.replicas[*].remotes}",
-    ];
-    wait_for("an agent to say that istiod has synced", SOON, || async {
-        let said = link.child.kubectl(&args).await?;
-        let synced = said.contains(r#""region":"region1","state":"synced""#);
-        Ok(if synced { Ok(()) } else { Err(said) })
-    })
-    .await
+    let synced = r#""region":"region1","state":"synced""#;
+    plane::agents_say(&link.child, synced, SOON).await
 }
 
 /// Somebody deletes the Secret, and then the account; both are made anew, and the token is of the new account.

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use mesh_e2e::{progress, scenario, wait_for};
 use serde_json::json;
 
-use super::set_gateway;
+use super::{agents_say, set_gateway};
 use crate::{Link, PODS, SOON};
 
 /// Provokes them one after the other, each from a path that works and back to one.
@@ -34,6 +34,15 @@ async fn answered_by(link: &Link, port: u16, reason: &str) -> Result<()> {
     link.whole().await
 }
 
+/// Something in the region stands in the way while it is there.
+async fn applied(link: &Link, object: &str, reason: &str) -> Result<()> {
+    link.region.apply(object).await?;
+    let told = told(link, reason).await;
+    link.region.delete(object).await?;
+    told?;
+    link.whole().await
+}
+
 async fn policy(link: &Link) -> Result<()> {
     let policy = json!({
         "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
@@ -41,11 +50,7 @@ async fn policy(link: &Link) -> Result<()> {
         "spec": { "action": "DENY", "rules": [{ "to": [{ "operation": { "paths": ["/vm/select/*"] } }] }] },
     })
     .to_string();
-    link.region.apply(&policy).await?;
-    let told = told(link, "PathRefused").await;
-    link.region.delete(&policy).await?;
-    told?;
-    link.whole().await
+    applied(link, &policy, "PathRefused").await
 }
 
 async fn upstream(link: &Link) -> Result<()> {
@@ -68,11 +73,7 @@ async fn deadline(link: &Link) -> Result<()> {
         }] },
     })
     .to_string();
-    link.region.apply(&slow).await?;
-    let told = told(link, "DeadlineExceeded").await;
-    link.region.delete(&slow).await?;
-    told?;
-    link.whole().await
+    applied(link, &slow, "DeadlineExceeded").await
 }
 
 /// Who answers behind the region's gateway becomes another account while no controller is there to say so.
@@ -81,22 +82,8 @@ async fn identity(link: &Link) -> Result<()> {
     scale(&link.management, controller, 0).await?;
     let told = async {
         account(link, "somebody-else").await?;
-        let replicas = "jsonpath={.status.replicas}";
-        let args = [
-            "-n",
-            "istio-system",
-            "get",
-            "meshagent",
-            "mesh",
-            "-o",
-            replicas,
-        ];
-        wait_for("the agents to say ServerIdentityRefused", PODS, || async {
-            let said = link.child.kubectl(&args).await?;
-            let refused = said.contains("\"reason\":\"ServerIdentityRefused\"");
-            Ok(if refused { Ok(()) } else { Err(said) })
-        })
-        .await
+        let refused = r#""reason":"ServerIdentityRefused""#;
+        agents_say(&link.child, refused, PODS).await
     }
     .await;
     scale(&link.management, controller, 2).await?;

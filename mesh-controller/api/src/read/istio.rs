@@ -7,7 +7,7 @@ use k8s_openapi::{
         apps::v1::Deployment,
         core::v1::{ConfigMap, EnvVar, Namespace, Pod, Service},
     },
-    apimachinery::pkg::util::intstr::IntOrString,
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 use mesh_core::istio::{DEFAULT_REVISION, IstioFacts, Istiod, ServiceFacts, config_map};
 
@@ -59,7 +59,7 @@ pub fn istio(objects: &IstioObjects<'_>) -> IstioFacts {
         gateways: objects
             .gateways
             .iter()
-            .filter(|gateway| !is_ours(gateway))
+            .filter(|gateway| !is_ours(&gateway.metadata))
             .filter_map(|gateway| gateway.metadata.name.clone())
             .collect(),
         services: objects
@@ -71,10 +71,10 @@ pub fn istio(objects: &IstioObjects<'_>) -> IstioFacts {
     }
 }
 
-/// Whether we made a Service, whichever of our installs that was.
+/// Whether we made an object, whichever of our installs that was.
 #[must_use]
-pub fn is_ours(service: &Service) -> bool {
-    let labels = service.metadata.labels.as_ref();
+pub fn is_ours(meta: &ObjectMeta) -> bool {
+    let labels = meta.labels.as_ref();
     labels
         .and_then(|all| all.get(labels::MANAGED_BY))
         .is_some_and(|by| by == labels::MANAGED_BY_US)
@@ -152,7 +152,7 @@ fn service(service: &Service, pods: &[&Pod]) -> ServiceFacts {
         .and_then(|spec| spec.ports.as_deref())
         .unwrap_or_default();
     let mut facts = ServiceFacts {
-        ours: is_ours(service),
+        ours: is_ours(&service.metadata),
         ports: ports
             .iter()
             .filter_map(|port| {

@@ -7,17 +7,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mesh_core::leftovers::{Found, What};
 use serde_json::Value;
 
+use super::istio::is_ours;
 use crate::labels;
 
 /// Most entries of one object that are looked at.
 const MOST: usize = 50;
 /// Longest name that is taken, in bytes (Kubernetes).
 const LONG: usize = 253;
-
-fn is_ours(meta: &ObjectMeta) -> bool {
-    let label = |name: &str| meta.labels.as_ref()?.get(name);
-    label(labels::MANAGED_BY).is_some_and(|by| by == labels::MANAGED_BY_US)
-}
 
 /// Something that is not ours.
 fn found(meta: &ObjectMeta, what: What) -> Option<Found> {

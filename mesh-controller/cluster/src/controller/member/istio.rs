@@ -91,7 +91,7 @@ impl Known {
     fn targets(&self) -> BTreeSet<Target> {
         let gateways = self.gateways.iter().map(|(_, service)| service);
         gateways
-            .filter(|service| !read::is_ours(service))
+            .filter(|service| !read::is_ours(&service.metadata))
             .flat_map(|service| read::gateway(service))
             .collect()
     }
